@@ -1,0 +1,108 @@
+"""`whelp run` and `whelp report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whelp.cli import show
+from whelp.cli.base import (
+    DEFAULT_RUN,
+    LOOK_PANEL,
+    TRAIN_PANEL,
+    OutputDir,
+    Overrides,
+    RecipeName,
+    Resume,
+    recipe_of,
+)
+from whelp.errors import RunError
+
+if TYPE_CHECKING:
+    from whelp.config import Recipe
+    from whelp.pipeline import StageCost
+
+DryRun = Annotated[bool, typer.Option("--dry_run", help="Say what would be done and what it would cost, then stop.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run directory.")]
+
+
+def register(app: typer.Typer) -> None:
+    app.command(rich_help_panel=TRAIN_PANEL)(run)
+    app.command(rich_help_panel=LOOK_PANEL)(report)
+
+
+def run(
+    ctx: typer.Context,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    output_dir: OutputDir = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a recipe: SFT, reward model, PPO, evaluation and report. Without a recipe: the default, assistant.
+
+    A stage whose inputs have not changed is not run again.
+
+    \b
+    whelp run                                  the default: 20 minutes on two cores
+    whelp run --dry_run                        what it will cost, and nothing more
+    whelp run smoke                            every stage, as short as possible
+    whelp run my.yaml ppo.kl_coef=0.1 seed=1   your recipe, two settings changed
+    whelp run --resume                         go on after an interruption
+    """
+    resolved = recipe_of(recipe, overrides, {"output_dir": output_dir})
+    if dry_run:
+        _plan(resolved)
+        return
+    from whelp import pipeline
+    from whelp.progress import make_progress
+
+    show.summary(pipeline.run(resolved, argv=ctx.obj, resume=resume, progress=make_progress()))
+
+
+def report(run_dir: RunFolder = Path(DEFAULT_RUN)) -> None:
+    """Write report.html of a run again from what the run left, and print the before/after table.
+
+    \b
+    whelp report
+    whelp report runs/smoke
+    """
+    if not run_dir.is_dir():
+        raise RunError(f"there is no run directory {run_dir}; give the output_dir of a run, such as {DEFAULT_RUN}.")
+    from whelp import pipeline
+
+    page = pipeline.report(run_dir)
+    show.summary(pipeline.summary(run_dir, page, recorded_costs(run_dir)))
+
+
+def recorded_costs(run_dir: Path) -> list[StageCost]:
+    """What each finished stage of a run took, in the order in which they finished."""
+    from whelp.pipeline import StageCost
+    from whelp.runs.files import read_json
+
+    finished = sorted(run_dir.glob("*/DONE.json"), key=lambda file: file.stat().st_mtime_ns)
+    costs = [(file.parent.name, read_json(file).get("cost", {})) for file in finished]
+    return [StageCost(name, cost["seconds"], cost["peak_memory_mb"], "done") for name, cost in costs if cost]
+
+
+def _plan(recipe: Recipe) -> None:
+    from whelp import pipeline
+
+    plan = pipeline.plan(recipe)
+    rows = [
+        (stage, what, show.minutes(time), f"{memory:,.0f} MB", f"{disk:,.0f} MB", state)
+        for stage, what, time, memory, disk, state in plan.rows
+    ]
+    table_headings = ("stage", "what", "time", "memory", "disk", "state")
+    show.table(f"Plan for {recipe.output_dir} (estimates; nothing was run)", table_headings, rows)
+    if plan.rows:
+        total, memory, disk = (
+            sum(row[2] for row in plan.rows),
+            max(row[3] for row in plan.rows),
+            sum(row[4] for row in plan.rows),
+        )
+        typer.echo(f"\nin all: {show.minutes(total)}, {memory:,.0f} MB of memory, {disk:,.0f} MB of disk")
+    for note in plan.notes:
+        typer.echo(f"note: {note}")

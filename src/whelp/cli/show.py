@@ -1,0 +1,108 @@
+"""Results on stdout: tables on a terminal, plain text for a file or a pipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from whelp.pipeline import RunSummary, StageCost
+    from whelp.report.collect import Answer, BeforeAfterRow
+
+_COLUMN = 40
+"""Cells longer than this do not fit beside each other in plain text."""
+
+
+def summary(result: RunSummary, stage: str | None = None) -> None:
+    """What a command ends with: the numbers of a single stage, before and after, costs, and where it all lies."""
+    if stage is not None:
+        metrics(stage, result.results.get(stage, {}))
+    before_after(result.table)
+    costs(result.costs)
+    typer.echo(f"\nrun directory: {result.path}")
+    if result.report is not None:
+        typer.echo(f"report: {result.report}")
+
+
+def metrics(stage: str, result: Mapping[str, Any]) -> None:
+    """The numbers of a stage's result, as far as they are plain."""
+    numbers = [(key, value) for key, value in result.items() if isinstance(value, Real) and not isinstance(value, bool)]
+    if numbers:
+        table(f"Result of {stage}", ("metric", "value"), [(key, f"{value:.6g}") for key, value in numbers])
+
+
+def before_after(rows: Sequence[BeforeAfterRow]) -> None:
+    """Each prompt with the models' answers side by side, and how often each model behaves so."""
+    if rows:
+        headings = ("prompt", *(answer.model for answer in rows[0].answers))
+        cells = [(row.prompt, *(_answer(answer, row.behaviour) for answer in row.answers)) for row in rows]
+        table("Before and after", headings, cells)
+
+
+def costs(rows: Sequence[StageCost]) -> None:
+    """Time and memory of each stage."""
+    if rows:
+        cells = [(row.stage, minutes(row.seconds / 60), f"{row.peak_memory_mb:,.0f} MB", row.state) for row in rows]
+        table("What it cost", ("stage", "time", "peak memory", "state"), cells)
+
+
+def table(title: str, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A rich table on a terminal, else columns, or blocks where a cell is long."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    texts = [[str(cell) for cell in row] for row in rows]
+    if console.is_terminal:
+        _rich_table(console, title, headings, texts)
+        return
+    is_long = any(len(cell) > _COLUMN or "\n" in cell for row in texts for cell in row)
+    typer.echo(f"\n{title}")
+    for line in _blocks(headings, texts) if is_long else _columns(headings, texts):
+        typer.echo(line)
+
+
+def minutes(value: float) -> str:
+    """`40 s` below two minutes, `12 min` from there on."""
+    return f"{value * 60:.0f} s" if value < 2 else f"{value:.0f} min"
+
+
+def _answer(answer: Answer, behaviour: str) -> str:
+    rate = answer.rate
+    if rate.mean is None:
+        return answer.text
+    of = "" if rate.n is None else f" of {rate.n} held-out prompts"
+    return f"{answer.text}\n[{behaviour or 'passes'}: {rate.mean:.0%}{of}]"
+
+
+def _rich_table(console: Console, title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    is_long = any("\n" in cell for row in rows for cell in row)
+    shown = Table(title=Text(title), title_justify="left", show_lines=is_long)
+    for heading in headings:
+        shown.add_column(Text(heading), overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    console.print()
+    console.print(shown)
+
+
+def _columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    everything = [list(headings), *rows]
+    widths = [max(map(len, column)) for column in zip(*everything, strict=True)]
+    return ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in everything]
+
+
+def _blocks(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = []
+    for first, *rest in rows:
+        lines.append(first)
+        for heading, cell in zip(headings[1:], rest, strict=True):
+            lines.append(f"  {heading}: {' '.join(cell.split())}")
+    return lines

@@ -1,0 +1,141 @@
+"""`whelp sft`, `whelp reward` and `whelp ppo`: one stage alone, on one's own files."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from whelp.cli import show
+from whelp.cli.base import (
+    TRAIN_PANEL,
+    ModelSource,
+    OutputDir,
+    Overrides,
+    RecipeName,
+    Resume,
+    StageCommand,
+    recipe_of,
+)
+
+if TYPE_CHECKING:
+    from whelp.config import Recipe
+
+TrainFile = Annotated[
+    str | None,
+    typer.Option("--train_file", metavar="FILE", help="jsonl or json, or builtin:<name>.", show_default=False),
+]
+HeldOutFile = Annotated[
+    str | None,
+    typer.Option(
+        "--test_file", metavar="FILE", help="Held-out pairs; else a share of the prompts.", show_default=False
+    ),
+]
+RewardKind = Annotated[
+    str | None, typer.Option("--reward", metavar="model|checker", help="What scores an answer.", show_default=False)
+]
+RewardModel = Annotated[
+    str | None,
+    typer.Option("--reward_model", metavar="MODEL", help="Another reward model than FOLDER's.", show_default=False),
+]
+Episodes = Annotated[
+    int | None, typer.Option("--total_episodes", min=1, help="Completions sampled in all.", show_default=False)
+]
+KLCoef = Annotated[
+    float | None, typer.Option("--kl_coef", min=0.0, help="Strength of the leash to the SFT model.", show_default=False)
+]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (sft, reward, ppo):
+        app.command(cls=StageCommand, rich_help_panel=TRAIN_PANEL)(command)
+
+
+def sft(
+    ctx: typer.Context,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    model: ModelSource = None,
+    train_file: TrainFile = None,
+    output_dir: OutputDir = None,
+    resume: Resume = False,
+) -> None:
+    """Supervised fine-tuning on ideal answers. Writes FOLDER/sft (FOLDER is out unless given).
+
+    Data: messages, or prompt and completion.
+
+    \b
+    whelp sft --train_file demonstrations.jsonl
+    whelp sft --model Qwen/Qwen3-0.6B --train_file d.jsonl sft.learning_rate=1e-4
+    """
+    options = {"model": model, "sft.train_file": train_file, "output_dir": output_dir}
+    _run(ctx, "sft", recipe_of(recipe, overrides, options, ("sft",)), resume)
+
+
+def reward(
+    ctx: typer.Context,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    model: ModelSource = None,
+    train_file: TrainFile = None,
+    test_file: HeldOutFile = None,
+    output_dir: OutputDir = None,
+    resume: Resume = False,
+) -> None:
+    """Train a reward model on preferences. Writes FOLDER/reward, with accuracy, margin, loss and n in metrics.json.
+
+    Data: prompt, chosen and rejected; or prompt, completions and ranks; or Human:/Assistant: transcripts.
+
+    \b
+    whelp reward --train_file pairs.jsonl
+    whelp reward --train_file pairs.jsonl --test_file held_out.jsonl
+    whelp reward --model out/sft --train_file pairs.jsonl reward.learning_rate=5e-5
+    """
+    options = {
+        "model": model,
+        "reward.model": model,
+        "reward.train_file": train_file,
+        "reward.test_file": test_file,
+        "output_dir": output_dir,
+    }
+    _run(ctx, "reward", recipe_of(recipe, overrides, options, ("reward",)), resume)
+
+
+def ppo(
+    ctx: typer.Context,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    model: ModelSource = None,
+    train_file: TrainFile = None,
+    reward: RewardKind = None,
+    reward_model: RewardModel = None,
+    total_episodes: Episodes = None,
+    kl_coef: KLCoef = None,
+    output_dir: OutputDir = None,
+    resume: Resume = False,
+) -> None:
+    """PPO against the reward model of the same FOLDER, on a leash to its SFT model. Writes FOLDER/ppo.
+
+    Data: prompts; with --reward checker each needs a check.
+
+    \b
+    whelp ppo --train_file prompts.jsonl       after whelp sft and whelp reward
+    whelp ppo --reward checker --train_file sums.jsonl --kl_coef 0.02
+    """
+    options = {
+        "model": model,
+        "ppo.train_file": train_file,
+        "ppo.reward": reward,
+        "ppo.reward_model": reward_model,
+        "ppo.total_episodes": total_episodes,
+        "ppo.kl_coef": kl_coef,
+        "output_dir": output_dir,
+    }
+    _run(ctx, "ppo", recipe_of(recipe, overrides, options, ("ppo",)), resume)
+
+
+def _run(ctx: typer.Context, stage: str, recipe: Recipe, resume: bool) -> None:
+    from whelp import pipeline
+    from whelp.progress import make_progress
+
+    show.summary(pipeline.run(recipe, argv=ctx.obj, resume=resume, progress=make_progress()), stage)

@@ -1,0 +1,116 @@
+"""The recipe: every setting of a run, with its default, its bounds and what it does.
+
+Names are TRL's where TRL has one. Nothing here is read from anywhere else, and every setting is read somewhere.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+TrainableLayers = PositiveInt | Literal["all"]
+
+
+class Section(BaseModel):
+    """A part of the recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class SFTConfig(Section):
+    """Supervised fine-tuning on ideal answers."""
+
+    train_file: str = Field("builtin:demonstrations", description="demonstrations: a file or builtin:<name>")
+    num_train_epochs: PositiveInt = Field(3, description="passes over the demonstrations")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
+    learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")
+    per_step_batch_size: PositiveInt = Field(16, description="conversations in one optimizer step")
+    warmup_ratio: Fraction = Field(0.05, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
+    max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
+    test_fraction: Fraction = Field(0.05, description="share of the prompts held out to measure the loss")
+
+
+class RewardConfig(Section):
+    """A Bradley-Terry reward model on ranked answers."""
+
+    model: str | None = Field(None, description="start from this model; empty: the SFT model, or the recipe's model")
+    train_file: str = Field("builtin:rankings", description="rankings or pairs: a file or builtin:<name>")
+    test_file: str | None = Field(None, description="held-out rankings; empty: test_fraction of train_file, split by prompt")
+    test_fraction: Fraction = Field(0.2, description="share of the prompts held out where there is no test_file")
+    num_train_epochs: PositiveInt = Field(2, description="passes over the rankings")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
+    learning_rate: Rate = Field(1e-4, description="peak of AdamW's learning rate")
+    per_step_batch_size: PositiveInt = Field(8, description="prompts (with all their completions) in one optimizer step")
+    warmup_ratio: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
+    max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
+    members: PositiveInt = Field(1, description="reward models that share a trunk and are averaged")
+
+
+class PPOConfig(Section):
+    """Proximal policy optimisation on a leash to the SFT model."""
+
+    train_file: str = Field("builtin:prompts", description="prompts: a file or builtin:<name>")
+    reward: Literal["model", "checker"] = Field("model", description="score by the reward model, or by the prompts' own checks")
+    reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
+    total_episodes: PositiveInt = Field(640, description="completions sampled in all")
+    batch_size: PositiveInt = Field(64, description="completions in one iteration")
+    num_ppo_epochs: PositiveInt = Field(2, description="passes over each batch")
+    num_mini_batches: PositiveInt = Field(4, description="optimizer steps in one pass")
+    learning_rate: Rate = Field(1e-4, description="the policy's learning rate, falling linearly to 0")
+    value_learning_rate: Rate = Field(1e-4, description="the critic's learning rate, falling linearly to 0")
+    critic_warmup_iterations: int = Field(1, ge=0, description="first iterations in which only the critic learns")
+    response_length: PositiveInt = Field(96, description="longest answer in tokens")
+    temperature: Rate = Field(1.0, description="sampling temperature of the rollouts")
+    kl_coef: float = Field(0.05, ge=0, description="strength of the leash: price of a nat of KL to the SFT model")
+    kl_estimator: Literal["k1", "k3"] = Field("k1", description="k1; k3 is refused: in the reward its gradient is wrong")
+    kl_target: Rate | None = Field(None, description="adapt kl_coef to hold this KL in nats (Ziegler 2019); empty: fixed")
+    kl_horizon: PositiveInt = Field(10_000, description="episodes over which the adaptive controller corrects")
+    target_kl: Rate | None = Field(None, description="end an iteration's epochs when the KL to its start exceeds this")
+    cliprange: Rate = Field(0.2, description="the ratio is clipped to 1 +- this")
+    cliprange_value: Rate = Field(0.2, description="the value may move by this from its old value")
+    gamma: Fraction = Field(1.0, description="discount")
+    lam: Fraction = Field(0.95, description="lambda of GAE")
+    whiten_advantages: bool = Field(True, description="centre and scale advantages over the batch")
+    score_clip: Rate | None = Field(None, description="clip scores to +- this; empty: do not")
+    missing_eos_penalty: float | None = Field(1.0, ge=0, description="taken from the score of an answer that was cut off")
+    ptx_coef: float = Field(0.0, ge=0, description="weight of the SFT loss on demonstrations mixed in (InstructGPT)")
+    max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
+    save_steps: PositiveInt = Field(5, description="iterations between checkpoints")
+    save_total_limit: PositiveInt = Field(1, description="checkpoints kept")
+
+
+class EvaluateConfig(Section):
+    """Before and after, on prompts that trained nothing."""
+
+    prompts: str = Field("builtin:evaluation", description="evaluation prompts: a file or builtin:<name>")
+    max_prompts: PositiveInt | None = Field(None, description="use only so many, evenly over the categories")
+    samples: int = Field(0, ge=0, description="samples a prompt at temperature 1, besides the greedy answer")
+    max_new_tokens: PositiveInt = Field(96, description="longest answer in tokens")
+    judge: bool = Field(True, description="train a judge on the half of the rankings that the reward model never saw")
+
+
+class Recipe(Section):
+    """One run, from a raw model to a report."""
+
+    model: str = Field("smollm2-135m-instruct", description="local folder, hub id or alias")
+    output_dir: str = Field("runs/assistant", description="the run directory")
+    seed: int = Field(0, ge=0, description="every random draw follows from it")
+    device: str = Field("auto", description="auto, cpu, cuda or mps")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="format of the frozen weights and of computing")
+    trainable_layers: TrainableLayers = Field(4, description="layers at the top that are trained; all: the whole model")
+    system_prompt: str | None = Field(None, description="system text put before every conversation")
+    stages: tuple[Literal["sft", "reward", "ppo", "evaluate", "report"], ...] = Field(
+        ("sft", "reward", "ppo", "evaluate", "report"), description="what is run, in this order"
+    )
+    sft: SFTConfig = Field(default_factory=SFTConfig)
+    reward: RewardConfig = Field(default_factory=RewardConfig)
+    ppo: PPOConfig = Field(default_factory=PPOConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)

@@ -1,0 +1,323 @@
+"""The engine of one process: one device, one trunk per base model, a branch per role."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from whelp.engines.base import Metrics, ModelSpec, SamplingParams, Term
+from whelp.engines.batching import pad_right, pieces, response_index
+from whelp.engines.devices import Compute, choose
+from whelp.engines.master import MasterWeights
+from whelp.engines.sampler import Sampler
+from whelp.engines.scoring import token_logprobs, token_logprobs_and_entropy
+from whelp.errors import ModelError, RunError, TrainingError
+from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores, Values
+from whelp.models.heads import ScalarHead
+from whelp.models.loading import Source, load_source
+from whelp.models.trunk import Branch, Trunk
+from whelp.text.chat import Chat, end_ids
+from whelp.types import Completion, Prompt, Sequences
+
+TOKENS_PER_PIECE = 4096
+TOKENS_PER_TRAINING_PIECE = 2048
+
+
+@dataclass(slots=True)
+class Member:
+    """One branch with its head; a policy has one, an ensemble of reward models several."""
+
+    branch: Branch
+    head: nn.Module
+
+
+@dataclass(slots=True)
+class LocalModel:
+    trunk: Trunk
+    members: list[Member]
+    source: Source
+    spec: ModelSpec
+    weights: MasterWeights | None
+
+
+class LocalHeld:
+    """Sequences with the outputs of every trunk that was asked for, row by row."""
+
+    def __init__(self, sequences: Sequences, cache: dict[str, list[Tensor]], rows: Sequence[int]):
+        self.sequences = sequences
+        self.cache = cache
+        self.rows = rows
+
+    def select(self, rows: Sequence[int]) -> LocalHeld:
+        return LocalHeld(self.sequences.select(rows), self.cache, [self.rows[r] for r in rows])
+
+
+class LocalEngine:
+    """See `Engine`. `chat` renders prompts and decodes answers."""
+
+    def __init__(self, chat: Chat, compute: Compute | None = None, temperature: float = 1.0):
+        self.chat = chat
+        self.compute = compute or choose()
+        self.temperature = temperature
+        self.models: dict[str, LocalModel] = {}
+        self.trunks: dict[str, Trunk] = {}
+        if self.compute.device.type == "cpu":
+            torch.set_num_threads(self.compute.threads)
+
+    # -- models ---------------------------------------------------------------------------------------------------
+
+    def add(self, name: str, spec: ModelSpec) -> None:
+        if name in self.models:
+            raise ModelError(f"the engine already has a model {name!r}; give the new one another name.")
+        model = self._copy(spec) if spec.copy_of else self._load(spec)
+        if spec.optimizer is not None:
+            trained: list[nn.Module] = []
+            for member in model.members:
+                trained.append(member.branch)
+                if spec.head == "scalar" or not model.trunk.decoder:
+                    trained.append(member.head)
+            model.weights = MasterWeights(trained, spec.optimizer)
+        self.models[name] = model
+
+    def _load(self, spec: ModelSpec) -> LocalModel:
+        if spec.source is None:
+            raise ModelError("a ModelSpec needs a source folder or copy_of; both are empty.")
+        source = load_source(spec.source, spec.head, self.compute, spec.trainable_layers)
+        trunk = self.trunks.setdefault(source.cut.trunk.key, source.cut.trunk)
+        first = Member(source.cut.branch, source.cut.head if spec.head == "lm" else source.scalar_head)
+        members = [first, *self._more_members(first, spec, source)]
+        if spec.head == "scalar" and (spec.fresh_head or not source.has_scalar_head):
+            for i, member in enumerate(members):
+                member.head.reset(spec.seed + i, spec.head_std)
+        return LocalModel(trunk, [_frozen(m) for m in members], source, spec, None)
+
+    def _more_members(self, first: Member, spec: ModelSpec, source: Source) -> list[Member]:
+        if spec.members > 1 and spec.head == "lm":
+            raise ModelError("members: only a scalar head can be an ensemble; a policy has one member.")
+        return [source.member(i, copy.deepcopy(first)) for i in range(1, spec.members)]
+
+    def _copy(self, spec: ModelSpec) -> LocalModel:
+        origin = self.models.get(spec.copy_of or "")
+        if origin is None:
+            raise ModelError(f"copy_of: there is no model {spec.copy_of!r}; the engine has {', '.join(self.models) or 'none'}.")
+        member = origin.members[0]
+        if spec.head == "lm":
+            if not origin.trunk.decoder:  # the head is tied to the embedding: both are copied as one
+                twin = copy.deepcopy(member)
+            else:
+                twin = Member(copy.deepcopy(member.branch), member.head)
+        elif isinstance(member.head, ScalarHead) and not spec.fresh_head:
+            twin = copy.deepcopy(member)
+        else:
+            head = ScalarHead(origin.trunk.hidden_size).to(self.compute.device).reset(spec.seed, spec.head_std)
+            twin = Member(copy.deepcopy(member.branch), head)
+        return LocalModel(origin.trunk, [_frozen(twin)], origin.source, spec, None)
+
+    # -- sampling -------------------------------------------------------------------------------------------------
+
+    def sample(self, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[Completion]:
+        local = self.models[model]
+        member = local.members[0]
+        sampler = Sampler(local.trunk, member.branch, member.head, end_ids(self.chat.tokenizer), self.compute)
+        tokens = [self.chat.prompt(prompt) for prompt in prompts]
+        for sampled in sampler.sample(tokens, [prompt.id for prompt in prompts], params):
+            yield Completion(
+                prompt=prompts[sampled.prompt],
+                text=self.chat.decode(sampled.tokens),
+                tokens=sampled.tokens,
+                logprobs=sampled.logprobs,
+                is_finished=sampled.is_finished,
+                sample=sampled.sample,
+            )
+
+    # -- scoring --------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def hold(self, sequences: Sequences) -> Iterator[LocalHeld]:
+        held = LocalHeld(sequences, {}, range(len(sequences)))
+        try:
+            yield held
+        finally:
+            held.cache.clear()
+
+    def _trunk_outputs(self, trunk: Trunk, held: LocalHeld) -> list[Tensor]:
+        """Row by row, [L H]; made for all rows of a selection that are not there yet."""
+        cache = held.cache.setdefault(trunk.key, [])
+        if len(cache) <= max(held.rows):
+            cache.extend([torch.empty(0)] * (max(held.rows) + 1 - len(cache)))
+        missing = [i for i, row in enumerate(held.rows) if cache[row].numel() == 0]
+        lengths = [len(held.sequences.tokens[i]) for i in missing]
+        for piece in pieces(lengths, range(len(missing)), TOKENS_PER_PIECE):
+            rows = [missing[i] for i in piece]
+            tokens = pad_right([torch.tensor(held.sequences.tokens[i]) for i in rows]).to(self.compute.device)
+            output = trunk(tokens, use_cache=False) if trunk.decoder else tokens
+            for i, hidden in zip(rows, output, strict=True):
+                cache[held.rows[i]] = hidden[: len(held.sequences.tokens[i])].clone()
+        return [cache[row] for row in held.rows]
+
+    def _forward(self, model: LocalModel, held: LocalHeld, member: Member) -> Float[Tensor, "B T H"]:
+        inputs = pad_right(self._trunk_outputs(model.trunk, held))
+        return member.branch(inputs, use_cache=False)
+
+    def _outputs(self, model: LocalModel, held: LocalHeld, quantity: Quantity, *, entropy: bool = False) -> Any:
+        sequences = held.sequences
+        if quantity == "rewards":
+            last = torch.tensor([len(tokens) - 1 for tokens in sequences.tokens], device=self.compute.device)
+            rows = torch.arange(len(sequences), device=self.compute.device)
+            return Rewards(
+                torch.stack([m.head(self._forward(model, held, m)[rows, last]) for m in model.members])
+            )
+        rows, positions, is_response = (t.to(self.compute.device) for t in response_index(sequences.is_response))
+        member = model.members[0]
+        before = self._forward(model, held, member)[rows, positions - 1]
+        table = torch.zeros(is_response.shape, device=self.compute.device)
+        if quantity == "values":
+            return Values(table.masked_scatter(is_response, member.head(before)), is_response)
+        targets = torch.tensor([sequences.tokens[r][p] for r, p in zip(rows.tolist(), positions.tolist(), strict=True)])
+        targets = targets.to(self.compute.device)
+        if not entropy:
+            logprobs = token_logprobs(member.head, before, targets, self.temperature)
+            return TokenScores(table.masked_scatter(is_response, logprobs), is_response)
+        logprobs, entropies = token_logprobs_and_entropy(member.head, before, targets, self.temperature)
+        return TokenScores(
+            table.masked_scatter(is_response, logprobs), is_response, table.masked_scatter(is_response, entropies)
+        )
+
+    def _pieces(self, held: LocalHeld, token_budget: int) -> list[list[int]]:
+        return pieces([len(tokens) for tokens in held.sequences.tokens], held.sequences.group, token_budget)
+
+    @torch.no_grad()
+    def logprobs(self, model: str, held: LocalHeld) -> TokenScores:
+        batch, width = len(held.sequences), max(held.sequences.response_lengths)
+        logprobs, entropy = torch.zeros(batch, width), torch.zeros(batch, width)
+        is_response = torch.zeros(batch, width, dtype=torch.bool)
+        for rows in self._pieces(held, TOKENS_PER_TRAINING_PIECE):
+            scores = self._outputs(self.models[model], held.select(rows), "logprobs", entropy=True)
+            here = slice(scores.logprobs.shape[1])
+            logprobs[rows, here] = scores.logprobs.cpu()
+            entropy[rows, here] = scores.entropy.cpu()
+            is_response[rows, here] = scores.is_response.cpu()
+        return TokenScores(logprobs, is_response, entropy)
+
+    @torch.no_grad()
+    def values(self, model: str, held: LocalHeld) -> Float[Tensor, "B R"]:
+        result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths))
+        for rows in self._pieces(held, TOKENS_PER_TRAINING_PIECE):
+            values = self._outputs(self.models[model], held.select(rows), "values").values
+            result[rows, : values.shape[1]] = values.cpu()
+        return result
+
+    @torch.no_grad()
+    def rewards(self, model: str, held: LocalHeld) -> Float[Tensor, "M B"]:
+        local = self.models[model]
+        result = torch.zeros(len(local.members), len(held.sequences))
+        for rows in self._pieces(held, TOKENS_PER_PIECE):
+            result[:, rows] = self._outputs(local, held.select(rows), "rewards").rewards.cpu()
+        return result
+
+    # -- training -------------------------------------------------------------------------------------------------
+
+    def update(self, terms: Sequence[Term], lr: Mapping[str, float]) -> Metrics:
+        metrics: Metrics = {}
+        trained = {term.model: self._trainable(term.model) for term in terms}
+        for weights in trained.values():
+            weights.zero_grad()
+        try:
+            for term in terms:
+                metrics |= self._accumulate(term, trained[term.model])
+            for name, weights in trained.items():
+                metrics[f"{name}/grad_norm"] = weights.clip()
+            _refuse_nan(metrics)
+        except TrainingError:
+            for weights in trained.values():
+                weights.zero_grad()
+            raise
+        for name, weights in trained.items():
+            weights.step(lr[name])
+        return metrics
+
+    def _trainable(self, name: str) -> MasterWeights:
+        weights = self.models[name].weights
+        if weights is None:
+            raise ModelError(f"model {name!r} is frozen: give its ModelSpec an optimizer to train it.")
+        return weights
+
+    def _accumulate(self, term: Term, weights: MasterWeights) -> Metrics:
+        """Gradients of one term, piece by piece, each already divided by the count of the whole term."""
+        count = term.loss.count(term.targets)
+        if count == 0:
+            return {}
+        totals: dict[str, float] = {}
+        for rows in self._pieces(term.held, TOKENS_PER_TRAINING_PIECE):
+            held = term.held.select(rows)
+            outputs = self._outputs(self.models[term.model], held, term.loss.quantity)
+            result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))
+            (result.loss * (term.coef / count)).backward()
+            weights.collect()
+            for key, value in result.sums.items():
+                totals[key] = totals.get(key, 0.0) + float(value) / count
+        return {f"{term.model}/{key}": value for key, value in totals.items()}
+
+    # -- state ----------------------------------------------------------------------------------------------------
+
+    def save_state(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+        for name, model in self.models.items():
+            if model.weights is not None:
+                state = {key: tensor.contiguous().cpu() for key, tensor in model.weights.state().items()}
+                save_file(state, path / f"{name}.safetensors")
+
+    def load_state(self, path: Path) -> None:
+        for name, model in self.models.items():
+            if model.weights is None:
+                continue
+            file = path / f"{name}.safetensors"
+            try:
+                model.weights.load(load_file(file, device=str(self.compute.device)))
+            except (OSError, KeyError, RuntimeError) as error:
+                raise RunError(
+                    f"{file} does not hold the state of {name!r} ({error}). The checkpoint belongs to another model or recipe; "
+                    "start again without --resume."
+                ) from error
+
+    def export(self, model: str, path: Path, gain: float = 1.0, **config: Any) -> None:
+        local = self.models[model]
+        local.source.export(path, local.spec.head, [(m.branch, m.head) for m in local.members], gain, config)
+
+
+def _frozen(member: Member) -> Member:
+    member.branch.requires_grad_(False).eval()
+    member.head.requires_grad_(False).eval()
+    return member
+
+
+def _select(targets: Any, rows: Sequence[int], outputs: Any) -> Any:
+    """The rows of every tensor in `targets`; tables over response tokens are cut to the width of this piece."""
+    tokens = getattr(outputs, "is_response", None)
+    changes = {}
+    for field in dataclasses.fields(targets):
+        tensor = getattr(targets, field.name)[list(rows)]
+        if tokens is not None and tensor.ndim == 2:
+            tensor = tensor[:, : tokens.shape[1]]
+            tensor = tensor.to(tokens.device)
+        elif tokens is None:
+            tensor = tensor.to(outputs.rewards.device)
+        changes[field.name] = tensor
+    return dataclasses.replace(targets, **changes)
+
+
+def _refuse_nan(metrics: Metrics) -> None:
+    bad = [key for key, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise TrainingError(f"not finite: {', '.join(bad)}; no weight was changed by this step")

@@ -1,0 +1,78 @@
+"""fp32 master weights behind a module that computes in another number format, with their optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from whelp.engines.base import OptimizerSpec
+
+
+class MasterWeights:
+    """The trainable weights of one model.
+
+    The module computes with its own parameters (bf16, say). Gradients of each piece are added to the fp32 masters, the
+    step is taken there, and the module's parameters are overwritten before `step` returns: no stale copy can exist.
+    Where the module is fp32 already, it is its own master.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], spec: OptimizerSpec):
+        named = [(f"{i}.{name}", p) for i, module in enumerate(modules) for name, p in module.named_parameters()]
+        unique = {id(p): (name, p) for name, p in reversed(named)}
+        self.names = [name for name, p in named if unique[id(p)][0] == name]
+        self.compute = [p.requires_grad_(True) for name, p in named if unique[id(p)][0] == name]
+        self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_(True) for p in self.compute]
+        self.spec = spec
+        self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+
+    def collect(self) -> None:
+        """Move the gradients of the piece just run from the computing weights to the masters."""
+        for master, parameter in zip(self.masters, self.compute, strict=True):
+            if master is parameter or parameter.grad is None:
+                continue
+            gradient = parameter.grad.float()
+            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
+            parameter.grad = None
+
+    def clip(self) -> float:
+        """Scale all gradients so that their global norm is at most `max_grad_norm`; returns the norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self.masters, self.spec.max_grad_norm))
+
+    def step(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.zero_grad()
+        self.publish()
+
+    def zero_grad(self) -> None:
+        for weight in (*self.masters, *self.compute):
+            weight.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Overwrite the computing weights with the masters."""
+        for master, parameter in zip(self.masters, self.compute, strict=True):
+            if master is not parameter:
+                parameter.copy_(master)
+
+    def state(self) -> dict[str, Tensor]:
+        """Masters, Adam moments and step counts, by name."""
+        tensors = {}
+        for name, master in zip(self.names, self.masters, strict=True):
+            tensors[f"weight.{name}"] = master.detach()
+            for key, value in self.optimizer.state.get(master, {}).items():
+                tensors[f"{key}.{name}"] = torch.as_tensor(value)
+        return tensors
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Inverse of `state`; raises KeyError for a weight that is missing."""
+        for name, master in zip(self.names, self.masters, strict=True):
+            master.copy_(tensors[f"weight.{name}"])
+            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
+            if keys:
+                self.optimizer.state[master] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
+        self.publish()

@@ -1,0 +1,165 @@
+"""What a run will cost, before anything is spent: a rough guess from token counts and the speed of this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whelp.config import Recipe
+from whelp.jobs import Workplace, has_judge, jobs_of
+from whelp.runs.manifest import fingerprint_parts
+from whelp.text.formats import read_demonstrations, read_prompts
+
+TOKENS_PER_WORD = 1.35
+PROMPT_TOKENS = 30
+EFFICIENCY = {"trunk": 0.60, "train": 0.50, "score": 0.50, "decode": 0.25}
+"""Share of a large matrix product's speed that each kind of work reaches (see benchmarks/README.md)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    rows: Sequence[tuple[str, str, float, float, float, str]]
+    """(stage, what, minutes, memory in MB, disk in MB, state)."""
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Parameters of a model, as far as its config tells."""
+
+    layer: float
+    head: float
+    layers: int
+    trainable: int
+
+    @property
+    def trunk(self) -> float:
+        return self.layer * (self.layers - self.trainable)
+
+    @property
+    def branch(self) -> float:
+        return self.layer * self.trainable
+
+    @property
+    def total(self) -> float:
+        return self.layer * self.layers + self.head
+
+
+def plan(recipe: Recipe, place: Workplace) -> Plan:
+    """Minutes, memory and disk of every stage that would run; `place` knows the run directory and the machine."""
+    size = size_of(place.base, recipe)
+    speed = gflops(place) * 1e9
+    rows = []
+    for job in jobs_of(recipe):
+        state = _state(place, job.name, fingerprint_parts(job.name, job.settings(place), job.inputs(place)))
+        work = {"sft": _sft, "reward": _reward, "judge": _reward, "ppo": _ppo, "evaluate": _evaluate}[job.name]
+        flops, sequences = work(recipe, place, size)
+        minutes = 0.0 if state == "unchanged" else flops / speed / 60
+        rows.append((job.name, job.what, minutes, _memory(size, sequences), _disk(size, job.name), state))
+    if "report" in recipe.stages:
+        rows.append(("report", "one page, from what the stages left", 0.1, 300.0, 2.0, "runs"))
+    free = shutil.disk_usage(_existing(place.run.path)).free / 1e6
+    notes = [f"device: {place.compute.why}", f"disk: {free:,.0f} MB free under {place.run.path}"]
+    needed = sum(row[4] for row in rows if row[5] != "unchanged")
+    if needed > free:
+        notes.append(f"NOT ENOUGH DISK: about {needed:,.0f} MB are needed")
+    return Plan(rows, notes)
+
+
+def gflops(place: Workplace) -> float:
+    """Speed of one large matrix product here, in the format the run computes in."""
+    import torch
+
+    compute = place.compute
+    if compute.device.type == "cpu":
+        torch.set_num_threads(compute.threads)
+    a = torch.randn(1024, 1024, device=compute.device).to(compute.dtype)
+    a @ a
+    start, count = time.perf_counter(), 0
+    while time.perf_counter() - start < 0.3:
+        float((a @ a)[0, 0])
+        count += 1
+    return count * 2 * 1024**3 / (time.perf_counter() - start) / 1e9
+
+
+def size_of(folder: Path, recipe: Recipe) -> Size:
+    config = json.loads((folder / "config.json").read_text())
+    hidden, layers = config.get("hidden_size") or config["n_embd"], config.get("num_hidden_layers") or config["n_layer"]
+    inner = config.get("intermediate_size") or 4 * hidden
+    heads = config.get("num_attention_heads") or config["n_head"]
+    share = (config.get("num_key_value_heads") or heads) / heads
+    layer = hidden * hidden * (2 + 2 * share) + 3 * hidden * inner
+    trainable = layers if recipe.trainable_layers == "all" else min(layers, int(recipe.trainable_layers))
+    return Size(layer, hidden * config["vocab_size"], layers, trainable)
+
+
+def _train(size: Size, tokens: float, response: float, epochs: float) -> float:
+    """FLOP of training an LM branch: the trunk once, then forward and backward of the branch in every epoch."""
+    branch = 6 * size.branch * tokens + 4 * size.head * response
+    return 2 * size.trunk * tokens / EFFICIENCY["trunk"] + epochs * branch / EFFICIENCY["train"]
+
+
+def _sft(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+    records = read_demonstrations(recipe.sft.train_file).records
+    words = sum(len(m.content.split()) for d in records for m in d.messages)
+    tokens = words * TOKENS_PER_WORD + 10 * len(records)
+    steps = -(-len(records) // recipe.sft.per_step_batch_size) * recipe.sft.num_train_epochs
+    epochs = recipe.sft.num_train_epochs * min(1.0, (recipe.sft.max_steps or steps) / steps)
+    return _train(size, tokens, 0.7 * tokens, epochs), tokens
+
+
+def _reward(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+    records = place.rankings.loaded.records
+    words = sum(len((r.prompt.text + " " + text).split()) for r in records for text in r.completions)
+    tokens = words * TOKENS_PER_WORD + 10 * len(records)
+    members, half = recipe.reward.members, 0.5 if has_judge(recipe) else 1.0
+    branch = 6 * size.branch * tokens * half * recipe.reward.num_train_epochs * members / EFFICIENCY["train"]
+    return 2 * size.trunk * tokens / EFFICIENCY["trunk"] + branch, tokens
+
+
+def _ppo(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+    config = recipe.ppo
+    response = config.total_episodes * config.response_length * 0.6
+    tokens = response + config.total_episodes * PROMPT_TOKENS
+    decode = 2 * size.total * response / EFFICIENCY["decode"] + 2 * size.total * (tokens - response) / EFFICIENCY["trunk"]
+    scoring = (2 * 2 * size.branch * tokens + 2 * 2 * size.head * response + 2 * 2 * size.branch * tokens) / EFFICIENCY["score"]
+    value = 6 * size.branch * tokens * config.num_ppo_epochs / EFFICIENCY["train"]
+    trunk_once = 2 * size.trunk * tokens / EFFICIENCY["trunk"]
+    policy = _train(size, tokens, response, config.num_ppo_epochs) - trunk_once
+    return trunk_once + decode + scoring + value + policy, config.batch_size * (config.response_length + PROMPT_TOKENS)
+
+
+def _evaluate(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+    config = recipe.evaluate
+    count = len(read_prompts(config.prompts).records)
+    count = min(count, config.max_prompts or count)
+    answers = 3 * count * (1 + config.samples) + 64
+    response = answers * config.max_new_tokens * 0.7
+    return 2 * size.total * (response / EFFICIENCY["decode"] + answers * PROMPT_TOKENS / EFFICIENCY["trunk"]), 0
+
+
+def _memory(size: Size, held_tokens: float) -> float:
+    """Libraries, one copy of the model, four branches, optimizer state of two, and held activations."""
+    hidden = size.head / 49_152 if size.head else 0
+    return 700 + (2 * size.total + 4 * 2 * size.branch + 2 * 12 * size.branch + 2 * held_tokens * hidden) / 1e6 + 600
+
+
+def _disk(size: Size, stage: str) -> float:
+    model = 2 * size.total / 1e6
+    checkpoint = 24 * size.branch / 1e6 if stage == "ppo" else 12 * size.branch / 1e6
+    return 5.0 if stage == "evaluate" else model + checkpoint
+
+
+def _state(place: Workplace, name: str, parts: dict) -> str:
+    kind = place.run.stage_state(name, parts).kind
+    return {"done": "unchanged", "changed": "runs again", "partial": "resumes", "new": "runs"}[kind]
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists():
+        path = path.absolute().parent
+    return path

@@ -1,0 +1,42 @@
+"""What is done to a score before it becomes a reward, and how strong the leash is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+def clip_scores(scores: Float[Tensor, "B"], bound: float | None) -> Float[Tensor, "B"]:
+    """Scores within +-bound; None leaves them."""
+    return scores if bound is None else scores.clamp(-bound, bound)
+
+
+def missing_eos(scores: Float[Tensor, "B"], is_finished: Bool[Tensor, "B"], penalty: float | None) -> Float[Tensor, "B"]:
+    """Take `penalty` from the score of every answer that was cut off at the length limit."""
+    return scores if penalty is None else torch.where(is_finished, scores, scores - penalty)
+
+
+@dataclass(slots=True)
+class FixedKL:
+    """A leash of constant strength."""
+
+    kl_coef: float
+
+    def update(self, kl: float, episodes: int) -> None:
+        """Nothing to adapt."""
+
+
+@dataclass(slots=True)
+class AdaptiveKL:
+    """Ziegler et al. 2019, eq. 8: e = clip(KL / target - 1, +-0.2); kl_coef *= 1 + e * episodes / horizon."""
+
+    kl_coef: float
+    target: float
+    horizon: int
+
+    def update(self, kl: float, episodes: int) -> None:
+        error = min(max(kl / self.target - 1.0, -0.2), 0.2)
+        self.kl_coef *= 1.0 + error * episodes / self.horizon

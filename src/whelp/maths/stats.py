@@ -1,0 +1,88 @@
+"""Intervals and tests: how sure the numbers are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95% interval and the number of independent units behind it."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+
+
+def wilson(successes: float, n: int, z: float = 1.959964) -> Estimate:
+    """Wilson's score interval for a rate (Wilson 1927); NaN for n = 0."""
+    if n == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    rate = successes / n
+    centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
+    return Estimate(rate, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def clustered_bootstrap(
+    values: Float[Tensor, "N"], clusters: Int[Tensor, "N"], draws: int = 2000, seed: int = 0
+) -> Estimate:
+    """Mean of `values` with the percentile interval of a bootstrap that draws whole clusters (prompts) with replacement."""
+    if len(values) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    names, index = clusters.unique(return_inverse=True)
+    total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, values.double())
+    size = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, torch.ones_like(values, dtype=torch.float64))
+    drawn = torch.randint(len(names), (draws, len(names)), generator=torch.Generator().manual_seed(seed))
+    means = total[drawn].sum(1) / size[drawn].sum(1)
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(values.double().mean()), low, high, len(names))
+
+
+def logistic_fit(
+    features: Float[Tensor, "N D"], labels: Float[Tensor, "N"], ridge: float = 1e-3, steps: int = 50
+) -> Float[Tensor, "D"]:
+    """Weights of a logistic regression without intercept, by Newton's method on the ridge-penalised likelihood.
+
+    Without an intercept the fit is antisymmetric: swapping the sides of a comparison (negating its features) swaps the
+    probability, which is what a model of paired comparisons must do.
+    """
+    x, y = features.double(), labels.double()
+    weights = torch.zeros(x.shape[1], dtype=torch.float64)
+    penalty = ridge * torch.eye(x.shape[1], dtype=torch.float64)
+    for _ in range(steps):
+        p = torch.sigmoid(x @ weights)
+        gradient = x.T @ (p - y) / len(y) + ridge * weights
+        hessian = (x * (p * (1 - p))[:, None]).T @ x / len(y) + penalty
+        step = torch.linalg.solve(hessian, gradient)
+        weights = weights - step
+        if step.abs().max() < 1e-10:
+            break
+    return weights.to(features.dtype)
+
+
+def length_controlled_win_rate(
+    wins: Float[Tensor, "N"], length_difference: Float[Tensor, "N"], draws: int = 500, seed: int = 0
+) -> Estimate:
+    """Win rate at equal length: the logistic regression of a win on the standardised difference in length, read off at
+    difference zero (after Dubois et al. 2024), with a bootstrap over prompts."""
+    scale = length_difference.double().std(correction=0).clamp_min(1e-9)
+    features = torch.stack([torch.ones_like(wins, dtype=torch.float64), torch.tanh(length_difference.double() / scale)], 1)
+
+    def rate(rows: Tensor) -> float:
+        return float(torch.sigmoid(logistic_fit(features[rows], wins.double()[rows])[0]))
+
+    generator = torch.Generator().manual_seed(seed)
+    everything = torch.arange(len(wins))
+    samples = [rate(torch.randint(len(wins), (len(wins),), generator=generator)) for _ in range(draws)]
+    low, high = torch.quantile(torch.tensor(samples, dtype=torch.float64), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(rate(everything), low, high, len(wins))

@@ -1,0 +1,88 @@
+"""Is a model cut in two still the same model? Asked of every model when it is loaded."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from whelp.models.cache import SlotCache, decode_masks
+from whelp.models.trunk import Cut
+
+MAX_CHECKED_WINDOW = 4096
+
+
+@torch.no_grad()
+def check_cut(model: nn.Module, parts: Cut) -> str | None:
+    """None when trunk + branch give what the whole model gives, plain and cached; else what differs."""
+    try:
+        tokens = _random_tokens(model)
+        whole = _final_hidden(model, tokens)
+        cut_whole = parts.branch(parts.trunk(tokens, use_cache=False), use_cache=False)
+        if not _close(cut_whole, whole):
+            return f"trunk and branch differ from the whole model by {_difference(cut_whole, whole):.2g}"
+        if parts.head is not None:
+            rows = whole[:, -2:].flatten(0, 1)
+            logits = model(input_ids=tokens, use_cache=False, logits_to_keep=2).logits.flatten(0, 1)
+            if not _close(parts.head(rows), logits):
+                return f"the head alone differs from the whole model by {_difference(parts.head(rows), logits):.2g}"
+            return _check_decode(parts, tokens, whole)
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        return f"the cut model does not run ({type(error).__name__}: {error})"
+    return None
+
+
+def _check_decode(parts: Cut, tokens: Tensor, whole: Tensor) -> str | None:
+    """Two rows of different length, prefilled together, then one token each."""
+    length = tokens.shape[1]
+    short = length - 3
+    decoder = parts.branch.decoder
+    layers = decoder.config.num_hidden_layers + (parts.trunk.decoder.config.num_hidden_layers if parts.trunk.decoder else 0)
+    cache = SlotCache(layers, 2, length)
+    cache.prefill(torch.arange(2, device=tokens.device))
+    run(parts, tokens[:, : length - 1], cache, None, None)
+    positions = torch.tensor([length - 1, short], device=tokens.device)
+    cache.decode(positions)
+    step = run(parts, tokens[torch.arange(2), positions][:, None], cache, positions, int(positions.max()) + 1)[:, 0]
+    expected = whole[torch.arange(2), positions]
+    if not _close(step, expected):
+        return f"decoding with a cache differs from the whole model by {_difference(step, expected):.2g}"
+    return None
+
+
+def run(
+    parts: Cut, tokens: Tensor, cache: SlotCache, positions: Tensor | None, width: int | None
+) -> Tensor:
+    """One forward pass of trunk and branch over one cache: a prefill without positions, a decoding step with them."""
+    extra: dict = {"past_key_values": cache, "use_cache": True}
+    if positions is None:
+        extra["position_ids"] = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
+        hidden = parts.trunk(tokens, **extra) if parts.trunk.decoder else tokens
+        return parts.branch(hidden, **extra)
+    extra["position_ids"] = positions[:, None]
+    hidden = tokens
+    if parts.trunk.decoder is not None:
+        hidden = parts.trunk(tokens, attention_mask=decode_masks(parts.trunk.decoder.config, positions, width or 0), **extra)
+    return parts.branch(hidden, attention_mask=decode_masks(parts.branch.decoder.config, positions, width or 0), **extra)
+
+
+def _random_tokens(model: nn.Module) -> Tensor:
+    """Longer than any sliding window of the model that is not larger than a few thousand tokens."""
+    config = model.config.get_text_config()
+    window = min(getattr(config, "sliding_window", None) or 0, MAX_CHECKED_WINDOW)
+    length = min(window + 24, getattr(config, "max_position_embeddings", None) or 24)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(config.vocab_size, (2, length), generator=generator).to(model.device)
+
+
+def _final_hidden(model: nn.Module, tokens: Tensor) -> Tensor:
+    return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    """Equal up to rounding: kernels of another shape add in another order."""
+    bound = 1e-4 if found.dtype == torch.float32 else 0.05
+    return _difference(found, expected) <= bound

@@ -1,0 +1,187 @@
+"""A model folder, cut into parts; and the parts back into a model folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from whelp.errors import ModelError
+from whelp.models.anatomy import anatomy_of, num_layers
+from whelp.models.check import check_cut
+from whelp.models.export import write_folder
+from whelp.models.heads import ScalarHead
+from whelp.models.trunk import Branch, Cut, cut
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+    from whelp.engines.devices import Compute
+
+SCORE = "score.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One loaded folder: the model, its parts, and what is needed to write one like it."""
+
+    path: Path
+    model: nn.Module
+    cut: Cut
+    scalar_head: ScalarHead
+    has_scalar_head: bool
+    notes: tuple[str, ...] = ()
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.model.config
+
+    def member(self, index: int, template: Any) -> Any:
+        """Ensemble member `index`: `template` (branch and head) with the weights of the folder's `member-<index>`, or with
+        its own where the folder holds no such member."""
+        folder = self.path / f"member-{index}"
+        if folder.is_dir():
+            from safetensors.torch import load_file
+
+            state = load_file(folder / "model.safetensors")
+            score = state.pop(SCORE)
+            # Layers that the file leaves out were frozen when it was written: they are those of the template.
+            template.branch.load_state_dict(self._local_names(state, folder), strict=False)
+            template.head.linear.weight.data.copy_(score)
+        return template
+
+    def export(
+        self,
+        path: Path,
+        head: str,
+        members: Sequence[tuple[Branch, nn.Module]],
+        gain: float,
+        extra: Mapping[str, Any],
+    ) -> None:
+        """Write a Hugging Face folder with the weights of `members`; further members go to `member-<i>` beside."""
+        config = copy.deepcopy(self.config)
+        state = {name: tensor for name, tensor in self.model.state_dict().items() if name != SCORE}
+        branch, first_head = members[0]
+        state |= self._global_names(branch.state_dict())
+        if head == "scalar":
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
+            state[SCORE] = first_head.linear.weight.detach() * gain
+            config.num_labels = 1
+        elif not config.tie_word_embeddings:
+            state |= {name: tensor for name, tensor in first_head.model.state_dict().items() if name.startswith("lm_head.")}
+        if head == "lm" and config.tie_word_embeddings:
+            state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
+        for key, value in extra.items():
+            setattr(config, key, value)
+        others = [
+            self._global_names(b.state_dict()) | {SCORE: h.linear.weight.detach() * gain} for b, h in members[1:]
+        ]
+        write_folder(path, state, config, head, tokenizer_from=self.path, members=others)
+
+    def _global_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Names of branch weights, as the whole model has them."""
+        plan = anatomy_of(self.model)
+        k = num_layers(self.model) - len(getattr(self.cut.branch.decoder, plan.layers))
+        result = {}
+        for name, tensor in state.items():
+            name = name.removeprefix("decoder.")
+            if name.startswith(f"{plan.layers}."):
+                _, index, rest = name.split(".", 2)
+                name = f"{plan.layers}.{int(index) + k}.{rest}"
+            result[f"{plan.decoder}.{name}"] = tensor.detach()
+        return result
+
+    def _local_names(self, state: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
+        table = {whole: name for name, whole in zip(self.cut.branch.state_dict(), self._names(), strict=True)}
+        below = [name for name in state if name not in table]
+        if below:
+            raise ModelError(
+                f"{folder} was trained in {below[0]} and others that lie below trainable_layers here, so it cannot share this "
+                "trunk: give trainable_layers at least the value that it was trained with."
+            )
+        return {table[name]: tensor for name, tensor in state.items()}
+
+    def _names(self) -> list[str]:
+        return list(self._global_names(self.cut.branch.state_dict()))
+
+
+def load_source(path: Path, head: str, compute: Compute, trainable_layers: int | str) -> Source:
+    """Load and cut the model in `path`, and check the cut. A family that cannot be cut runs whole, with a note.
+
+    Raises `ModelError` when the folder holds no model that `transformers` can load from safetensors.
+    """
+    model, has_scalar_head = _load(path, head, compute)
+    with_head = head == "lm"
+    notes: tuple[str, ...] = ()
+    parts = cut(model, trainable_layers, with_head=with_head)
+    problem = check_cut(model, parts)
+    if problem and parts.trunk.decoder is not None:
+        notes = (f"{path.name}: {problem}; it runs whole (trainable_layers: all), which is slower",)
+        parts = cut(model, "all", with_head=with_head)
+        problem = check_cut(model, parts)
+    if problem:
+        raise ModelError(f"{path}: {problem}; this model family is not supported.")
+    scalar_head = ScalarHead(parts.trunk.hidden_size).to(compute.device)
+    if has_scalar_head:
+        scalar_head.linear.weight.data.copy_(_score(path, model))
+    return Source(path, model, parts, scalar_head, has_scalar_head, notes)
+
+
+def _score(path: Path, model: nn.Module) -> Tensor:
+    """The score's own weights: those in `model` were rounded to the number format that it computes in."""
+    from safetensors import safe_open
+
+    file = path / "model.safetensors"
+    if file.is_file():
+        with safe_open(file, "pt") as weights:
+            return weights.get_tensor(SCORE)
+    return model.score.weight.data  # a folder of several files
+
+
+def _load(path: Path, head: str, compute: Compute) -> tuple[nn.Module, bool]:
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(path)
+        is_classifier = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+        if is_classifier and head == "lm":
+            raise ModelError(f"{path} is a reward model ({config.architectures[0]}), but a language model is needed here.")
+        kind = AutoModelForSequenceClassification if is_classifier else AutoModelForCausalLM
+        model, report = kind.from_pretrained(path, dtype=compute.dtype, use_safetensors=True, output_loading_info=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ModelError(f"cannot load a model from {path}: {reason} (weights are read from safetensors only).") from error
+    if report["missing_keys"]:  # transformers would go on with random weights
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(
+            f"{path} lacks {len(report['missing_keys'])} of the weights that its config.json asks for ({missing}, ...): the "
+            "folder is incomplete or holds another model."
+        )
+    if is_classifier and getattr(model.config, "num_labels", 1) != 1:
+        raise ModelError(f"{path} is a classifier of {model.config.num_labels} labels; a reward model has one.")
+    return model.to(compute.device).eval(), is_classifier
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with a chat template and with a pad token that ends no turn."""
+    from transformers import AutoTokenizer
+
+    from whelp.text.chat import ensure_template, pad_id
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
+        raise ModelError(f"cannot load a tokenizer from {path}: {reason}") from error
+    ensure_template(tokenizer)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer))
+    return tokenizer

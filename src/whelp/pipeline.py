@@ -1,0 +1,170 @@
+"""From a recipe to a report: the stages in order, none of them twice for the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from whelp.config import Recipe
+from whelp.engines.base import SamplingParams
+from whelp.errors import RunError
+from whelp.estimate import Plan
+from whelp.estimate import plan as make_plan
+from whelp.jobs import Job, Workplace, clear_checkpoints, jobs_of, refuse_unmade, report_work
+from whelp.models.sources import resolve
+from whelp.progress import Progress, SilentProgress
+from whelp.runs.cost import measure
+from whelp.runs.files import read_json
+from whelp.runs.lock import RunLock
+from whelp.runs.manifest import Run, fingerprint, fingerprint_parts, open_run
+from whelp.types import Message, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    stage: str
+    seconds: float
+    peak_memory_mb: float
+    state: str
+    """ran, resumed, or unchanged (not run again)."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    path: Path
+    table: Sequence[Any]
+    """Rows of the before/after table (see `whelp.report.before_after`)."""
+    report: Path | None
+    costs: Sequence[StageCost]
+    results: Mapping[str, Any] = field(default_factory=dict)
+    """metrics.json of every stage."""
+
+
+def run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress) -> RunSummary:
+    """Run what is missing of the recipe's stages.
+
+    Raises `RunError` for a stage that was left unfinished, unless `resume`; any other `WhelpError` as it comes.
+    """
+    return _run(recipe, argv, resume, progress)
+
+
+def evaluate_models(
+    recipe: Recipe, models: Mapping[str, str], judge: str | None, argv: Sequence[str], progress: Progress
+) -> RunSummary:
+    """Compare any models on `recipe.evaluate.prompts`."""
+    return _run(recipe, argv, False, progress, models=models, judge=judge)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """What the run would do and cost; nothing is written into its directory."""
+    return make_plan(recipe, Workplace(recipe, Run(Path(recipe.output_dir)), SilentProgress()))
+
+
+def _run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, **extra: Any) -> RunSummary:
+    path = Path(recipe.output_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    with RunLock(path):
+        opened = open_run(path, recipe.model_dump(mode="json"), argv)
+        place = Workplace(recipe, opened, progress, **extra)
+        refuse_unmade(place)
+        costs = [_run_job(place, job, resume) for job in jobs_of(recipe)]
+        report = _write_report(place) if "report" in recipe.stages else None
+    return summary(path, report, costs)
+
+
+def summary(path: Path, report: Path | None, costs: Sequence[StageCost] = ()) -> RunSummary:
+    from whelp.report import before_after
+
+    results = {file.parent.name: read_json(file) for file in sorted(path.glob("*/metrics.json"))}
+    return RunSummary(path, before_after(path), report, costs, results)
+
+
+def _run_job(place: Workplace, job: Job, resume: bool) -> StageCost:
+    progress = place.progress
+    parts = fingerprint_parts(job.name, job.settings(place), job.inputs(place))
+    state = place.run.stage_state(job.name, parts)
+    if state.kind == "done":
+        done = read_json(place.run.stage_dir(job.name) / "DONE.json")
+        progress.stage(job.name, "unchanged, not run again")
+        return StageCost(job.name, done["cost"]["seconds"], done["cost"]["peak_memory_mb"], "unchanged")
+    if state.kind == "partial" and not resume:
+        raise RunError(
+            f"{place.run.stage_dir(job.name)} was left unfinished. Go on with --resume, or choose another --output_dir."
+        )
+    detail = {"changed": "runs again: ", "new": "starts over: "}.get(state.kind, "")
+    progress.stage(job.name, detail + "; ".join(state.why) if state.why else job.what)
+    place.run.start_stage(job.name, parts)
+    place.run.record_inputs(job.name, {name: {"sha256": value} for name, value in parts["inputs"].items()})
+    with measure() as cost:
+        result = job.work(place)
+    clear_checkpoints(place.run.stage_dir(job.name))
+    place.run.finish_stage(job.name, fingerprint(job.name, parts["config"], parts["inputs"]), result, asdict(cost))
+    return StageCost(job.name, cost.seconds, cost.peak_memory_mb, "resumed" if state.kind == "partial" else "ran")
+
+
+def _write_report(place: Workplace) -> Path:
+    place.progress.stage("report", "one page, from what the stages left")
+    return Path(report_work(place)["report"])
+
+
+def report(run_dir: Path) -> Path:
+    """Write report.html of a run anew."""
+    from whelp.report import write_report
+
+    return write_report(run_dir)
+
+
+# -- a model by itself ------------------------------------------------------------------------------------------------
+
+
+def sample(
+    model: str,
+    prompts: Sequence[str],
+    n: int = 1,
+    temperature: float = 1.0,
+    max_new_tokens: int = 256,
+    seed: int = 0,
+    system_prompt: str | None = None,
+) -> Iterator[tuple[str, str]]:
+    """(prompt, answer), n answers to every prompt, as they finish."""
+    session = ChatSession(model, temperature, max_new_tokens, seed, system_prompt)
+    asked = [Prompt(f"prompt-{i}", (Message("user", text),)) for i, text in enumerate(prompts)]
+    params = SamplingParams(n, temperature, max_new_tokens, ("sample", seed))
+    for completion in session.engine.sample("model", asked, params):
+        yield completion.prompt.text, completion.text
+
+
+class ChatSession:
+    """A conversation with one model."""
+
+    def __init__(
+        self,
+        model: str,
+        temperature: float = 0.7,
+        max_new_tokens: int = 256,
+        seed: int = 0,
+        system_prompt: str | None = None,
+    ):
+        from whelp.engines.base import ModelSpec
+        from whelp.engines.local import LocalEngine
+        from whelp.models.loading import load_tokenizer
+        from whelp.text.chat import Chat
+
+        folder = resolve(model)
+        self.engine = LocalEngine(Chat(load_tokenizer(folder), system_prompt))
+        self.engine.add("model", ModelSpec(source=folder, trainable_layers="all"))
+        self.params = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+        self.seed = seed
+        self.messages: list[Message] = []
+
+    def reply(self, text: str) -> str:
+        """The model's next turn; both turns are remembered."""
+        self.messages.append(Message("user", text))
+        prompt = Prompt(f"turn-{len(self.messages)}", tuple(self.messages))
+        params = SamplingParams(key=("chat", self.seed), **self.params)
+        (completion,) = self.engine.sample("model", [prompt], params)
+        self.messages.append(Message("assistant", completion.text))
+        return completion.text
+

@@ -1,0 +1,136 @@
+"""What is wrong with a recipe although each of its values is allowed by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+from whelp.config import Recipe
+from whelp.settings import settings
+
+ORDER = ("sft", "reward", "ppo", "evaluate", "report")
+_DATA_KEYS = {
+    "sft": ("sft.train_file",),
+    "reward": ("reward.train_file", "reward.test_file"),
+    "ppo": ("ppo.train_file",),
+    "evaluate": ("evaluate.prompts",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Mistake:
+    """A fault and the keys that it lies between, the one to change first."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+def mistakes(recipe: Recipe) -> list[Mistake]:
+    """All of them, from every check."""
+    return [mistake for check in CHECKS for mistake in check(recipe)]
+
+
+def kl_estimator(recipe: Recipe) -> Iterator[Mistake]:
+    """Schulman's k3 is a good estimate of the KL's value; as a reward its gradient is not that of the KL."""
+    if recipe.ppo.kl_estimator == "k3":
+        yield Mistake(
+            ("ppo.kl_estimator",),
+            "given k3; expected k1. k3 estimates the value of the KL well, but in the reward its gradient is wrong: it "
+            "is not that of the KL to the SFT model. The gradient of k1, the log-ratio, is right",
+        )
+
+
+def batches(recipe: Recipe) -> Iterator[Mistake]:
+    """Minibatches must be of one size, or their steps would weigh differently."""
+    batch, parts = recipe.ppo.batch_size, recipe.ppo.num_mini_batches
+    if batch % parts:
+        yield Mistake(
+            ("ppo.batch_size", "ppo.num_mini_batches"),
+            f"given {batch}, which num_mini_batches {parts} does not divide; expected a multiple of {parts}, "
+            f"for example {max(parts, batch - batch % parts)}",
+        )
+
+
+def episodes(recipe: Recipe) -> Iterator[Mistake]:
+    """One iteration is the least that can be run."""
+    if recipe.ppo.total_episodes < recipe.ppo.batch_size:
+        yield Mistake(
+            ("ppo.total_episodes", "ppo.batch_size"),
+            f"given {recipe.ppo.total_episodes}; expected at least one batch, of {recipe.ppo.batch_size}",
+        )
+
+
+def stage_order(recipe: Recipe) -> Iterator[Mistake]:
+    """A stage reads what earlier ones wrote."""
+    if not recipe.stages:
+        yield Mistake(("stages",), f"given an empty list; expected some of {', '.join(ORDER)}")
+    right = [stage for stage in ORDER if stage in recipe.stages]
+    if list(recipe.stages) != right:
+        given = ", ".join(recipe.stages)
+        yield Mistake(("stages",), f"given {given}; expected each stage once and in this order: {', '.join(right)}")
+
+
+def reward_model(recipe: Recipe) -> Iterator[Mistake]:
+    """PPO with a learned reward needs the reward model of this run or of an earlier one in the same directory."""
+    is_needed = "ppo" in recipe.stages and recipe.ppo.reward == "model" and recipe.ppo.reward_model is None
+    if not is_needed or "reward" in recipe.stages:
+        return
+    folder = Path(recipe.output_dir) / "reward"
+    if not folder.is_dir():
+        yield Mistake(
+            ("stages", "ppo.reward", "output_dir"),
+            f"ppo needs a reward model and {folder} does not exist; expected the stage reward in stages, an output_dir "
+            "where whelp reward has run, a ppo.reward_model, or ppo.reward: checker",
+        )
+
+
+def report_input(recipe: Recipe) -> Iterator[Mistake]:
+    """A report shows what other stages left."""
+    if recipe.stages == ("report",) and not Path(recipe.output_dir).is_dir():
+        yield Mistake(
+            ("stages", "output_dir"),
+            f"report shows what other stages did and {recipe.output_dir} does not exist; expected other stages in "
+            "stages, or the output_dir of an earlier run",
+        )
+
+
+def data_files(recipe: Recipe) -> Iterator[Mistake]:
+    """A missing file is better found now than after the stages before it."""
+    for stage in recipe.stages:
+        for key in _DATA_KEYS.get(stage, ()):
+            section, name = key.split(".")
+            value = getattr(getattr(recipe, section), name)
+            fault = _data_fault(value) if value is not None else None
+            if fault:
+                yield Mistake((key,), fault)
+
+
+def device(recipe: Recipe) -> Iterator[Mistake]:
+    """The names are torch's."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", recipe.device):
+        yield Mistake(("device",), f"given {recipe.device!r}; expected auto, cpu, cuda, cuda:<number> or mps")
+
+
+CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
+    device, stage_order, reward_model, report_input, data_files, kl_estimator, batches, episodes
+)  # fmt: skip
+
+
+def _data_fault(value: str) -> str | None:
+    if value.startswith("builtin:"):
+        known = _builtins()
+        return None if value in known else f"given {value}; expected one of {', '.join(sorted(known))}, or a file"
+    if Path(value).is_file():
+        return None
+    return (
+        f"there is no file {value!r} (paths are taken from where the command is run); expected a file or builtin:<name>"
+    )
+
+
+def _builtins() -> set[str]:
+    shipped = {file.name for file in files("whelp.data").iterdir() if file.name.endswith(".jsonl")}
+    defaults = {str(setting.default) for setting in settings().values() if str(setting.default).startswith("builtin:")}
+    return defaults | {f"builtin:{name.removesuffix('.jsonl')}" for name in shipped}

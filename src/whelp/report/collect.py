@@ -1,0 +1,353 @@
+"""What a run's artifacts say, in the report's own nouns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+from whelp.errors import RunError
+from whelp.report.artifacts import Artifacts, Interval, Json, boolean, interval, number, rows, table, text, whole
+
+STAGES = ("sft", "reward", "judge", "ppo", "evaluate")
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A file or model that a stage read."""
+
+    name: str
+    path: str
+    sha256: str
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One folder of the run."""
+
+    name: str
+    state: Literal["done", "unfinished", "not run"]
+    seconds: float | None
+    peak_memory_mb: float | None
+    inputs: tuple[Input, ...]
+    result: Json
+    """metrics.json"""
+    log: tuple[Json, ...]
+    """metrics.jsonl: a line a step"""
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Preferences:
+    """How well a model of preferences (the reward model, the judge) orders held-out pairs."""
+
+    trusted: bool | None
+    verdict: str
+    accuracy: Interval
+    surface: Interval
+    """accuracy of a baseline that sees the surface of an answer only"""
+    length: Interval
+    """accuracy of preferring the longer answer, or the shorter, whichever the training pairs did"""
+    advantage: Interval
+    """accuracy minus the surface baseline's"""
+    margin: float | None
+    loss: float | None
+    pairs: int | None
+    prompts: int | None
+    by_category: Mapping[str, Interval]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """What the judge said of the final answers."""
+
+    counted: bool | None
+    why: str
+    versus: str
+    accuracy: Interval
+    length_accuracy: Interval
+    win_rate: Interval
+    length_controlled: Interval
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Checks passed by each model on held-out prompts. Tables are keyed by model, then by mode (greedy, sampled)."""
+
+    models: tuple[str, ...]
+    n_prompts: int | None
+    suites: Mapping[str, Mapping[str, Mapping[str, Interval]]]
+    overall: Mapping[str, Mapping[str, Interval]]
+    differences: Mapping[str, Interval]
+    """greedy, keyed "rlhf - sft" """
+    lengths: Mapping[str, tuple[float | None, float | None]]
+    """mean length in tokens, and the rate of answers that ended by themselves"""
+    kl: Mapping[str, Interval]
+    """nats a sequence to the SFT model"""
+    judge: Opinion | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One model's answer to a prompt of the before/after table; `rate` is over all prompts of the same kind."""
+
+    model: str
+    text: str
+    passes: bool | None
+    rate: Interval
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class BeforeAfterRow:
+    prompt: str
+    category: str
+    behaviour: str
+    """what a good answer does, e.g. "declines" """
+    answers: tuple[Answer, ...]
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """One line of evaluate/completions.jsonl."""
+
+    id: str
+    category: str
+    prompt: str
+    model: str
+    mode: str
+    sample: int | None
+    text: str
+    passes: bool | None
+    length: int | None
+    is_finished: bool | None
+    judge: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One line of ppo/samples.jsonl."""
+
+    step: int | None
+    prompt: str
+    text: str
+    score: float | None
+    kl: float | None
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """All that the report shows."""
+
+    name: str
+    created: str
+    command: str
+    history: tuple[tuple[str, str], ...]
+    """(time, command) of every command given to the run"""
+    versions: Mapping[str, str]
+    recipe: Json
+    stages: Mapping[str, Stage]
+    reward: Preferences | None
+    judge: Preferences | None
+    rollouts: tuple[Rollout, ...]
+    evaluation: Evaluation | None
+    before_after: tuple[BeforeAfterRow, ...]
+    completions: tuple[Completed, ...]
+    problems: tuple[str, ...]
+    """what could not be read, a sentence each"""
+
+
+def collect(run_dir: Path) -> RunData:
+    """Read every artifact of a run that is there.
+
+    Raises:
+        RunError: `run_dir` is no folder. A missing or damaged artifact is no error.
+    """
+    artifacts = _open(run_dir)
+    manifest = artifacts.table("manifest.json")
+    stages = {name: _stage(artifacts, name, table(table(manifest.get("inputs")).get(name))) for name in STAGES}
+    evaluated = stages["evaluate"].result
+    return RunData(
+        name=text(manifest.get("name")) or run_dir.resolve().name,
+        created=text(manifest.get("created")),
+        command=text(manifest.get("command")),
+        history=tuple(
+            (text(table(row).get("at")), text(table(row).get("command"))) for row in rows(manifest.get("history"))
+        ),
+        versions=_versions(manifest),
+        recipe=table(manifest.get("recipe")),
+        stages=stages,
+        reward=_preferences(stages["reward"].result),
+        judge=_preferences(stages["judge"].result),
+        rollouts=tuple(_rollout(line) for line in artifacts.lines("ppo/samples.jsonl")),
+        evaluation=_evaluation(evaluated) if evaluated else None,
+        before_after=_before_after(artifacts),
+        completions=tuple(_completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),
+        problems=tuple(artifacts.problems),
+    )
+
+
+def before_after(run_dir: Path) -> list[BeforeAfterRow]:
+    """The rows of the before/after table; [] when the run was not evaluated.
+
+    Raises:
+        RunError: `run_dir` is no folder.
+    """
+    return list(_before_after(_open(run_dir)))
+
+
+def _open(run_dir: Path) -> Artifacts:
+    if not run_dir.is_dir():
+        raise RunError(f"There is no run at {run_dir}: expected the folder that a run wrote. Check the path.")
+    return Artifacts(run_dir)
+
+
+def _stage(artifacts: Artifacts, name: str, recorded: Json) -> Stage:
+    result, done = artifacts.table(f"{name}/metrics.json"), artifacts.table(f"{name}/DONE.json")
+    log = artifacts.lines(f"{name}/metrics.jsonl")
+    cost, read = table(done.get("cost")), table(table(done.get("parts")).get("inputs"))
+    # DONE.json holds what the stage was made from; the manifest adds where that lay.
+    inputs = (
+        Input(
+            text(key),
+            text(table(recorded.get(key)).get("path")),
+            text(read.get(key, table(recorded.get(key)).get("sha256"))),
+        )
+        for key in sorted({*recorded, *read})
+    )
+    begun = bool(log) or artifacts.exists(f"{name}/STARTED.json")
+    return Stage(
+        name=name,
+        state="done" if done or result else "unfinished" if begun else "not run",
+        seconds=number(cost.get("seconds")),
+        peak_memory_mb=number(cost.get("peak_memory_mb")),
+        inputs=tuple(inputs),
+        result=result,
+        log=log,
+    )
+
+
+def _versions(manifest: Json) -> dict[str, str]:
+    single = {name: manifest.get(name) for name in ("whelp", "python", "platform")}
+    every = {**single, **table(manifest.get("packages"))}
+    return {text(name): text(version) for name, version in every.items() if version is not None}
+
+
+def _preferences(result: Json) -> Preferences | None:
+    if not result:
+        return None
+    return Preferences(
+        trusted=boolean(result.get("trusted")),
+        verdict=text(result.get("verdict")),
+        accuracy=interval(result.get("accuracy")),
+        surface=_accuracy(result.get("surface")),
+        length=_accuracy(result.get("length")),
+        advantage=interval(result.get("advantage")),
+        margin=number(result.get("margin")),
+        loss=number(result.get("loss")),
+        pairs=whole(result.get("n")),
+        prompts=whole(result.get("prompts")),
+        by_category={text(name): _accuracy(value) for name, value in table(result.get("by_category")).items()},
+    )
+
+
+def _accuracy(value: Any) -> Interval:
+    return interval(table(value).get("accuracy"))
+
+
+def _evaluation(result: Json) -> Evaluation:
+    return Evaluation(
+        models=_models(result, "overall"),
+        n_prompts=whole(result.get("n_prompts")),
+        suites={text(name): _by_model(value) for name, value in table(result.get("suites")).items()},
+        overall=_by_model(result.get("overall")),
+        differences={text(k): interval(table(v).get("greedy")) for k, v in table(result.get("differences")).items()},
+        lengths={
+            text(name): (number(table(value).get("mean")), number(table(value).get("finished")))
+            for name, value in table(result.get("lengths")).items()
+        },
+        kl={text(name): interval(value) for name, value in table(result.get("kl")).items()},
+        judge=_opinion(result.get("judge")),
+    )
+
+
+def _models(found: Json, fallback: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(text(name) for name in rows(found.get("models")) or table(found.get(fallback))))
+
+
+def _by_model(value: Any) -> dict[str, dict[str, Interval]]:
+    return {
+        text(model): {text(mode): interval(rate) for mode, rate in table(modes).items()}
+        for model, modes in table(value).items()
+    }
+
+
+def _opinion(value: Any) -> Opinion | None:
+    found = table(value)
+    if not found:
+        return None
+    return Opinion(
+        counted=boolean(found.get("counted")),
+        why=text(found.get("why")),
+        versus=text(found.get("versus")),
+        accuracy=interval(found.get("accuracy")),
+        length_accuracy=interval(found.get("length_accuracy")),
+        win_rate=interval(found.get("win_rate")),
+        length_controlled=interval(found.get("length_controlled")),
+    )
+
+
+def _before_after(artifacts: Artifacts) -> tuple[BeforeAfterRow, ...]:
+    found = artifacts.table("evaluate/before_after.json")
+    return tuple(_row(table(row), _models(found, "")) for row in rows(found.get("rows")))
+
+
+def _row(row: Json, models: tuple[str, ...]) -> BeforeAfterRow:
+    answers = table(row.get("answers"))
+    return BeforeAfterRow(
+        prompt=text(row.get("prompt")),
+        category=text(row.get("category")),
+        behaviour=text(row.get("behaviour")),
+        answers=tuple(_answer(model, answers.get(model)) for model in models or tuple(answers)),
+    )
+
+
+def _answer(model: str, value: Any) -> Answer:
+    found = table(value)
+    return Answer(text(model), text(found.get("text")), boolean(found.get("passes")), interval(found.get("rate")))
+
+
+def _completed(line: Json) -> Completed:
+    prompt = text(line.get("prompt"))
+    return Completed(
+        id=text(line.get("id")) or prompt,
+        category=text(line.get("category")),
+        prompt=prompt,
+        model=text(line.get("model")),
+        mode=text(line.get("mode")),
+        sample=whole(line.get("sample")),
+        text=text(line.get("completion")),
+        passes=boolean(line.get("passes")),
+        length=whole(line.get("length")),
+        is_finished=boolean(line.get("is_finished")),
+        judge=number(line.get("judge")),
+    )
+
+
+def _rollout(line: Json) -> Rollout:
+    return Rollout(
+        step=whole(line.get("step")),
+        prompt=text(line.get("prompt")),
+        text=text(line.get("completion")),
+        score=number(line.get("score")),
+        kl=number(line.get("kl")),
+    )

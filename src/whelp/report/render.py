@@ -1,0 +1,238 @@
+"""The page: one HTML file that needs neither network nor script."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from whelp.report import plots, words
+from whelp.report.artifacts import Interval, Json, number, table
+from whelp.report.collect import STAGES, Preferences, RunData, Stage, collect
+from whelp.report.plots import Line, from_log
+from whelp.report.samples import Group, changes, fit, group, shorten
+from whelp.runs.files import write_text_atomic
+
+REPORT = "report.html"
+_PAGE_BYTES = 1_900_000
+_CHANGES_SHOWN = 6
+_PPO_KEYS = {
+    "objective/scores": "score",
+    "objective/rlhf_reward": "score less the price of KL",
+    "objective/kl": "KL to the SFT model, nats an answer",
+    "objective/kl_coef": "price of a nat (kl_coef)",
+    "objective/entropy": "entropy, nats a token",
+    "response_length": "answer length, tokens",
+    "finished": "answers that ended by themselves",
+    "repetition": "repetition",
+    "policy/clipfrac_avg": "share of ratios clipped",
+    "sampler/mismatch": "sampler's mismatch",
+    "val/first_ratio_error": "error of the first ratio",
+}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One stage in the picture of the pipeline."""
+
+    stage: Stage
+    consumed: str
+    made: str
+
+
+def write_report(run_dir: Path) -> Path:
+    """Read the artifacts of a run and write `report.html` into its folder. What is missing is said in its place.
+
+    The same artifacts give the same bytes.
+
+    Raises:
+        RunError: `run_dir` is no folder, or cannot be written.
+    """
+    path = run_dir / REPORT
+    write_text_atomic(path, render(collect(run_dir)))
+    return path
+
+
+def render(data: RunData) -> str:
+    """The page as text."""
+    groups = group(data.completions)
+    template = _environment().get_template("report.html.jinja")
+    context = _context(data, groups)
+    without_samples = template.render(context | _samples([], 0)).encode("utf-8", "backslashreplace")
+    return template.render(context | _samples(groups, _PAGE_BYTES - len(without_samples)))
+
+
+def _context(data: RunData, groups: Sequence[Group]) -> dict[str, Any]:
+    changed = changes(groups, "sft", "rlhf")
+    css = resources.files("whelp.report").joinpath("report.css").read_text(encoding="utf-8")
+    return {
+        "data": data,
+        "css": Markup(css),
+        "conclusion": words.conclude(data),
+        "boxes": _pipeline(data),
+        "plots": _plots(data),
+        "ppo_rows": _first_and_last(data.stages["ppo"].log),
+        "rollouts": [*data.rollouts[:3], *data.rollouts[3:][-3:]],
+        "improved": [each for each in changed if each.gain > 0][:_CHANGES_SHOWN],
+        "worsened": [each for each in reversed(changed) if each.gain < 0][:_CHANGES_SHOWN],
+        "recipe": json.dumps(data.recipe, indent=2, ensure_ascii=False),
+        "seeds": _seeds(data.recipe),
+        "seconds": _total_seconds(data),
+    }
+
+
+def _samples(groups: Sequence[Group], budget: int) -> dict[str, Any]:
+    shown = fit(groups, budget)
+    return {"shown": shown, "linkable": {each.id for each in shown.groups}, "categories": _by_category(shown.groups)}
+
+
+@cache
+def _environment() -> Environment:
+    """Autoescape is on for every template: prompts and answers are untrusted."""
+    environment = Environment(
+        loader=PackageLoader("whelp.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    names = "label decimal decimal_interval percent percent_interval points_interval duration memory moment".split()
+    environment.filters |= {name: getattr(words, name) for name in names}
+    environment.filters |= {"shorten": shorten, "number": number}
+    return environment
+
+
+def _plots(data: RunData) -> dict[str, Markup]:
+    return _ppo_plots(data.stages["ppo"].log) | _training_plots(data) | _forests(data)
+
+
+def _ppo_plots(log: Sequence[Json]) -> dict[str, Markup]:
+    score = from_log(log, "objective/scores", "score")
+    after_kl = from_log(log, "objective/rlhf_reward", "less KL", "sft")
+    kl = from_log(log, "objective/kl", "KL")
+    # An estimate of the KL may be below zero; its root is then taken as zero, where the policy starts.
+    roots = [(math.sqrt(max(x, 0.0)), y) for x, y in zip(kl.y, score.y, strict=True) if x is not None]
+    walk = Line("", [x for x, _ in roots], [y for _, y in roots])
+    shares = [from_log(log, "finished", "ended", "rlhf"), from_log(log, "repetition", "repetition", "sft")]
+    return {
+        "ppo-reward": plots.curves("ppo-reward", [score, after_kl], "iteration"),
+        "ppo-kl": plots.curves("ppo-kl", [kl], "iteration"),
+        "ppo-frontier": plots.path("ppo-frontier", walk, "√KL", "Score against the root of the KL, by iteration"),
+        "ppo-length": plots.curves("ppo-length", [from_log(log, "response_length", "tokens")], "iteration"),
+        "ppo-entropy": plots.curves("ppo-entropy", [from_log(log, "objective/entropy", "entropy")], "iteration"),
+        "ppo-shares": plots.curves("ppo-shares", shares, "iteration"),
+    }
+
+
+def _training_plots(data: RunData) -> dict[str, Markup]:
+    sft, reward = data.stages["sft"], data.stages["reward"]
+    marks = {
+        name: number(sft.result.get(key)) for name, key in (("before", "test_loss_before"), ("after", "test_loss"))
+    }
+    return {
+        "sft-loss": plots.curves("sft-loss", [from_log(sft.log, "loss", "loss", "sft")], "step", marks),
+        "reward-loss": plots.curves("reward-loss", [from_log(reward.log, "loss", "loss", "sft")], "step"),
+        "reward-accuracy": plots.curves(
+            "reward-accuracy", [from_log(reward.log, "accuracy", "accuracy", "sft")], "step"
+        ),
+    }
+
+
+def _forests(data: RunData) -> dict[str, Markup]:
+    checks = []
+    if data.evaluation is not None:
+        every = {"all prompts": data.evaluation.overall, **data.evaluation.suites}
+        checks = [(name, _greedy(data.evaluation.models, models)) for name, models in every.items()]
+    return {
+        "checks": plots.forest("checks", checks, "Rate of checks passed by kind of prompt, with 95% intervals"),
+        "reward-pairs": plots.forest("reward-pairs", _pairs(data.reward), "Accuracy of the reward model", 0.5),
+        "judge-pairs": plots.forest("judge-pairs", _pairs(data.judge), "Accuracy of the judge", 0.5),
+    }
+
+
+def _greedy(models: Sequence[str], rates: Mapping[str, Mapping[str, Interval]]) -> list[tuple[str, Interval]]:
+    known = [(model, rates.get(model, {}).get("greedy", Interval())) for model in models]
+    return [(plots.MODEL_COLORS.get(model, "ink"), rate) for model, rate in known]
+
+
+def _pairs(preferences: Preferences | None) -> list[tuple[str, list[tuple[str, Interval]]]]:
+    if preferences is None:
+        return []
+    rates = {
+        "all held-out pairs": ("rlhf", preferences.accuracy),
+        "surface baseline": ("base", preferences.surface),
+        "length alone": ("base", preferences.length),
+        **{name: ("sft", rate) for name, rate in preferences.by_category.items()},
+    }
+    return [(name, [rate]) for name, rate in rates.items()]
+
+
+def _pipeline(data: RunData) -> list[Box]:
+    results = {name: stage.result for name, stage in data.stages.items()}
+
+    def of(stage: str, key: str) -> str:
+        return words.decimal(number(results[stage].get(key)))
+
+    model = shorten(str(data.recipe.get("model") or "the base model"), 60)
+    episodes = [number(row.get("episode")) for row in data.stages["ppo"].log[-1:]]
+    rl = words.decimal(episodes[0] if episodes else None)
+    accuracy = {name: words.percent(found.accuracy.mean if found else None) for name, found in _pairwise(data).items()}
+    pairs = {name: words.decimal(number(found.pairs if found else None)) for name, found in _pairwise(data).items()}
+    told = {
+        "sft": (f"{model} and {of('sft', 'sequences')} demonstrations", f"the SFT model, held-out loss "
+                f"{of('sft', 'test_loss_before')} to {of('sft', 'test_loss')}"),
+        "reward": ("ranked answers", f"a reward model, right on {accuracy['reward']} of {pairs['reward']} held-out pairs"),
+        "judge": ("rankings the reward model never saw", f"a judge, right on {accuracy['judge']} of {pairs['judge']} pairs"),
+        "ppo": (f"the SFT model, {_reward_source(data.recipe)} and {rl} sampled answers", "the RLHF model"),
+        "evaluate": (f"all models and {of('evaluate', 'n_prompts')} prompts that trained nothing", "the tables above"),
+    }  # fmt: skip
+    return [Box(data.stages[name], *told[name]) for name in STAGES]
+
+
+def _pairwise(data: RunData) -> dict[str, Preferences | None]:
+    return {"reward": data.reward, "judge": data.judge}
+
+
+def _reward_source(recipe: Json) -> str:
+    return "the prompts' own checks" if table(recipe.get("ppo")).get("reward") == "checker" else "the reward model"
+
+
+def _first_and_last(log: Sequence[Json]) -> list[tuple[str, float | None, float | None]]:
+    rows = []
+    for key, meaning in _PPO_KEYS.items():
+        known = [value for row in log if (value := number(row.get(key))) is not None]
+        if known:
+            rows.append((meaning, known[0], known[-1]))
+    return rows
+
+
+def _by_category(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    found: dict[str, list[Group]] = {}
+    for each in groups:
+        found.setdefault(each.category or "no category", []).append(each)
+    return found
+
+
+def _total_seconds(data: RunData) -> float | None:
+    known = [stage.seconds for stage in data.stages.values() if stage.seconds is not None]
+    return sum(known) if known else None
+
+
+def _seeds(tree: Any, path: str = "") -> list[tuple[str, str]]:
+    """(dotted name, value) of every setting called seed."""
+    found = []
+    for key, value in table(tree).items():
+        name = f"{path}{key}"
+        if key == "seed":
+            found.append((name, str(value)))
+        found += _seeds(value, f"{name}.")
+    return found

@@ -1,0 +1,168 @@
+"""Numbers as people read them, and what may be concluded from them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal, final
+
+from whelp.report.artifacts import Interval, table
+from whelp.report.collect import Evaluation, RunData
+
+NONE = "–"
+_LABELS = {"base": "Base", "sft": "SFT", "rlhf": "RLHF", "ppo": "PPO", "reward": "Reward model", "judge": "Judge"}
+_LABELS |= {"evaluate": "Evaluation"}
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """The one sentence at the top, and what it does not say."""
+
+    kind: Literal["better", "worse", "none", "unknown"]
+    sentence: str
+    limits: tuple[str, ...]
+
+
+def label(name: str) -> str:
+    """A model's or stage's name as it is written in text."""
+    return _LABELS.get(name, name)
+
+
+def decimal(value: float | None) -> str:
+    """Whole numbers in full, others to three significant digits."""
+    if value is None:
+        return NONE
+    shown = f"{value:,.0f}" if abs(value) < 1e15 and (abs(value) >= 100 or value == int(value)) else f"{value:.3g}"
+    return _minus("0" if shown == "-0" else shown)
+
+
+def percent(value: float | None) -> str:
+    return NONE if value is None else _minus(f"{100 * value:.0f}%")
+
+
+def percent_interval(rate: Interval) -> str:
+    """`62% (54 to 70)`"""
+    bounds = (
+        f" ({100 * rate.low:.0f} to {100 * rate.high:.0f})" if rate.low is not None and rate.high is not None else ""
+    )
+    return percent(rate.mean) + bounds if rate.is_known else NONE
+
+
+def points(value: float | None) -> str:
+    """Percentage points without their unit: whole ones, but never a rounded zero where there is a difference."""
+    if value is None:
+        return NONE
+    scaled = 100 * value
+    return _minus(f"{scaled:.0f}" if abs(scaled) >= 1 or abs(scaled) < 1e-9 else f"{scaled:.1g}")
+
+
+def points_interval(difference: Interval) -> str:
+    """`+12 points (5 to 19)`"""
+    if difference.mean is None:
+        return NONE
+    bounds = f" ({points(difference.low)} to {points(difference.high)})" if difference.has_bounds else ""
+    return f"{'+' if difference.mean > 0 else ''}{points(difference.mean)} points{bounds}"
+
+
+def moment(iso: str) -> str:
+    """`2026-01-02 03:04 UTC` of the ISO time that runs write; other text as it is."""
+    match = re.fullmatch(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d):\d\d\+00:00", iso)
+    return f"{match[1]} {match[2]} UTC" if match else iso
+
+
+def decimal_interval(value: Interval) -> str:
+    """`6.2 (5.1 to 7.4)`"""
+    bounds = f" ({decimal(value.low)} to {decimal(value.high)})" if value.has_bounds else ""
+    return decimal(value.mean) + bounds if value.is_known else NONE
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NONE
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def memory(mebibytes: float | None) -> str:
+    if mebibytes is None:
+        return NONE
+    return f"{mebibytes:.0f} MiB" if mebibytes < 1024 else f"{mebibytes / 1024:.1f} GiB"
+
+
+def conclude(data: RunData) -> Conclusion:
+    """What the greedy checks show of RLHF against SFT; of SFT against the base model where there is no RLHF."""
+    for better, worse in (("rlhf", "sft"), ("sft", "base")):
+        difference = data.evaluation.differences.get(f"{better} - {worse}") if data.evaluation else None
+        if difference is not None and difference.mean is not None:
+            kind, sentence = _compare(label(better), label(worse), difference)
+            if better == "sft":
+                sentence += " RLHF was not compared."
+            return Conclusion(kind, sentence, _limits(data))
+    return Conclusion("unknown", f"Nothing can be concluded yet: {_why_unknown(data)}.", ())
+
+
+def _compare(name: str, other: str, difference: Interval) -> tuple[Literal["better", "worse", "none", "unknown"], str]:
+    mean, low, high = difference.mean or 0.0, difference.low, difference.high
+    amount = f"{points(abs(mean))} points {'more' if mean > 0 else 'fewer'} checks than {other}"
+    amount = amount if mean else f"as many checks as {other}"
+    if low is None or high is None:
+        return "unknown", f"{name} passes {amount}, but no interval was recorded: nothing can be concluded."
+    of = f", {difference.n} prompts" if difference.n else ""
+    if low > 0:
+        return "better", f"{name} passes {amount} (95% interval {points(low)} to {points(high)}{of})."
+    if high < 0:
+        return "worse", f"{name} passes {amount} (95% interval {points(-high)} to {points(-low)}{of})."
+    span = f"95% interval {points(low)} to {points(high)}{of}"
+    return "none", f"{name} passes {amount}, but the interval includes zero ({span}): no difference was shown."
+
+
+def _why_unknown(data: RunData) -> str:
+    state = data.stages["evaluate"].state
+    if state == "not run":
+        return "the models were not evaluated"
+    return (
+        "the evaluation has not finished"
+        if state == "unfinished"
+        else "the evaluation holds no comparison of two models"
+    )
+
+
+def _limits(data: RunData) -> tuple[str, ...]:
+    """What the sentence must not be taken for."""
+    limits = ["One run with one seed: the interval covers the choice of prompts, not what another seed would give."]
+    if table(data.recipe.get("ppo")).get("reward") == "checker":
+        limits.append(
+            "PPO was rewarded by these same checks, on other prompts: passing more of them is what it was trained for, "
+            "and is not by itself a better assistant."
+        )
+    else:
+        limits.append(
+            "Checks are rules that read an answer's text. They do not see whether it is kind, wise or well written."
+        )
+    if data.reward and data.reward.trusted is False:
+        limits.append("The reward model was not trusted: a high reward says little here.")
+    if fell := _fell(data.evaluation):
+        limits.append(f"By kind of prompt, RLHF passes at least 10 points fewer checks than SFT in {', '.join(fell)}.")
+    return tuple(limits)
+
+
+def _fell(evaluation: Evaluation | None) -> list[str]:
+    fell = []
+    for name, models in evaluation.suites.items() if evaluation else ():
+        before = models.get("sft", {}).get("greedy", Interval()).mean
+        after = models.get("rlhf", {}).get("greedy", Interval()).mean
+        if before is not None and after is not None and before - after >= 0.0999:
+            fell.append(f"{name} ({percent(before)} to {percent(after)})")
+    return fell
+
+
+def _minus(shown: str) -> str:
+    return shown.replace("-", "\N{MINUS SIGN}", 1) if shown.startswith("-") else shown

@@ -1,0 +1,24 @@
+"""Score by a reward model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from whelp.engines.base import Engine, Held
+from whelp.types import Completion
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReward:
+    """Mean over the members of the engine's model `name`, with the demonstrations at 0."""
+
+    engine: Engine
+    name: str
+    shift: float
+
+    def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
+        return self.engine.rewards(self.name, held).mean(0) - self.shift

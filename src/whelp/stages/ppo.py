@@ -1,0 +1,258 @@
+"""Proximal policy optimisation: raise the reward, on a leash to the SFT model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from whelp.config import PPOConfig
+from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
+from whelp.errors import ConfigError
+from whelp.maths.advantage import gae
+from whelp.maths.masked import masked_mean, masked_whiten
+from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, shaped_rewards
+from whelp.maths.shaping import AdaptiveKL, FixedKL, clip_scores, missing_eos
+from whelp.monitors.surface import repetition
+from whelp.rewards.base import Reward
+from whelp.stages import sft
+from whelp.stages.context import Stage, shuffled
+from whelp.text.chat import Chat
+from whelp.types import Completion, Demonstration, Prompt, Sequences
+
+SAMPLES_LOGGED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What one iteration learns from."""
+
+    completions: Sequence[Completion]
+    held: Held
+    is_response: Bool[Tensor, "B R"]
+    logprobs: Float[Tensor, "B R"]
+    ref_logprobs: Float[Tensor, "B R"]
+    entropy: Float[Tensor, "B R"]
+    values: Float[Tensor, "B R"]
+    scores: Float[Tensor, "B"]
+
+    @property
+    def kl(self) -> Float[Tensor, "B"]:
+        """log pi - log pi_ref of each whole answer: its mean estimates the KL, in nats."""
+        return ((self.logprobs - self.ref_logprobs) * self.is_response).sum(1)
+
+
+def train(
+    engine: Engine,
+    chat: Chat,
+    prompts: Sequence[Prompt],
+    reward: Reward,
+    config: PPOConfig,
+    stage: Stage,
+    demonstrations: Sequence[Demonstration] = (),
+) -> dict[str, Any]:
+    """Train the engine's "policy" and "value" against `reward`, leashed to "reference"; returns the stage's metrics.
+
+    `demonstrations` are mixed in where `config.ptx_coef` > 0.
+    """
+    iterations = config.total_episodes // config.batch_size
+    leash = _leash(config)
+    start, state = stage.resume(engine)
+    leash.kl_coef = state.get("kl_coef", leash.kl_coef)
+    with ExitStack() as stack:
+        ptx = stack.enter_context(engine.hold(sft.render(chat, demonstrations)[0])) if config.ptx_coef else None
+        stack.enter_context(stage.listening())
+        bar = stack.enter_context(stage.progress.steps("PPO", iterations))
+        bar.advance(start)
+        for step in range(start + 1, iterations + 1):
+            batch, copies = batch_of_prompts(prompts, config.batch_size, step, stage.seed)
+            completions = sample(engine, batch, copies, config, (stage.seed, step))
+            with engine.hold(render(chat, completions)) as held, stage.step(step, [p.id for p in batch]):
+                rollout = score(engine, completions, held, reward, config)
+                metrics = learn(engine, rollout, leash.kl_coef, config, step, iterations, stage.seed, ptx)
+            leash.update(metrics["objective/kl"], len(completions))
+            stage.log.append(step, episode=step * config.batch_size, **metrics)
+            _log_samples(stage, step, rollout)
+            stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef)
+            bar.advance(1, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=metrics["response_length"])
+    lines = stage.log.read(stage.log.path)
+    return {"iterations": iterations, "episodes": iterations * config.batch_size, "first": lines[0], "last": lines[-1]}
+
+
+def learn(
+    engine: Engine,
+    rollout: Rollout,
+    kl_coef: float,
+    config: PPOConfig,
+    step: int,
+    iterations: int,
+    seed: int,
+    ptx: Held | None = None,
+) -> Metrics:
+    """One iteration: shaped rewards, advantages, and the epochs of minibatch updates."""
+    rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.is_response, kl_coef)
+    advantages, returns = gae(rewards, rollout.values, rollout.is_response, config.gamma, config.lam)
+    if config.whiten_advantages:
+        advantages = masked_whiten(advantages, rollout.is_response)
+    policy_targets = PPOTargets(rollout.logprobs, advantages, rollout.is_response)
+    value_targets = ValueTargets(rollout.values, returns, rollout.is_response)
+    anneal = 1.0 - (step - 1) / iterations
+    lr = {"policy": config.learning_rate * anneal, "value": config.value_learning_rate * anneal}
+    warming_up = step <= config.critic_warmup_iterations
+    updates: list[Metrics] = []
+    for epoch in range(config.num_ppo_epochs):
+        for rows in minibatches(len(rollout.scores), config.num_mini_batches, seed, step * 1000 + epoch):
+            held = rollout.held.select(rows)
+            terms = [Term("value", held, _rows(value_targets, rows), ValueLoss(config.cliprange_value))]
+            if not warming_up:
+                terms.append(Term("policy", held, _rows(policy_targets, rows), PPOLoss(config.cliprange)))
+                if ptx is not None:
+                    terms.append(_ptx_term(ptx, len(rows), seed, step * 1000 + len(updates), config.ptx_coef))
+            updates.append(engine.update(terms, lr))
+        if config.target_kl is not None and updates[-1].get("policy/approxkl", 0.0) > config.target_kl:
+            break
+    explained = explained_variance(rollout.values, returns, rollout.is_response)
+    return rollout_metrics(rollout, rewards, kl_coef) | update_metrics(updates) | {"val/explained": explained, "lr": lr["policy"]}
+
+
+def sample(
+    engine: Engine, prompts: Sequence[Prompt], copies: int, config: PPOConfig, key: tuple[int | str, ...]
+) -> list[Completion]:
+    """`copies` answers to every prompt, in the order of the prompts."""
+    params = SamplingParams(copies, config.temperature, config.response_length, ("ppo", *key))
+    order = {prompt.id: i for i, prompt in enumerate(prompts)}
+    return sorted(engine.sample("policy", prompts, params), key=lambda c: (order[c.prompt.id], c.sample))
+
+
+def render(chat: Chat, completions: Sequence[Completion]) -> Sequences:
+    """The very tokens that were sampled, behind their prompts."""
+    rendered = [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions]
+    return Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])
+
+
+def score(engine: Engine, completions: Sequence[Completion], held: Held, reward: Reward, config: PPOConfig) -> Rollout:
+    """Log-probabilities under policy and reference, values, and scores of the sampled answers.
+
+    The old log-probabilities are those of the engine that trains, never the sampler's.
+    """
+    policy, reference = engine.logprobs("policy", held), engine.logprobs("reference", held)
+    scores = clip_scores(reward(completions, held), config.score_clip)
+    scores = missing_eos(scores, torch.tensor([c.is_finished for c in completions]), config.missing_eos_penalty)
+    assert policy.entropy is not None
+    return Rollout(
+        completions,
+        held,
+        policy.is_response,
+        policy.logprobs,
+        reference.logprobs,
+        policy.entropy,
+        engine.values("value", held),
+        scores,
+    )
+
+
+def batch_of_prompts(prompts: Sequence[Prompt], batch_size: int, step: int, seed: int) -> tuple[list[Prompt], int]:
+    """The prompts of iteration `step` (from 1), none twice, and how many answers each gets.
+
+    Every epoch deals out all prompts in a new order; what is left over at its end waits for a later one. Raises
+    `ConfigError` where there are fewer prompts than episodes and the batch cannot be divided evenly over them.
+    """
+    if len(prompts) < batch_size:
+        if batch_size % len(prompts):
+            raise ConfigError(
+                f"ppo.batch_size is {batch_size} and there are {len(prompts)} prompts: with fewer prompts than that, batch_size "
+                f"must be a multiple of their number, for example {batch_size // len(prompts) * len(prompts)}."
+            )
+        return list(prompts), batch_size // len(prompts)
+    per_epoch = len(prompts) // batch_size
+    epoch, place = divmod(step - 1, per_epoch)
+    order = shuffled(len(prompts), seed, epoch)
+    return [prompts[i] for i in order[place * batch_size : (place + 1) * batch_size]], 1
+
+
+def minibatches(count: int, parts: int, seed: int, key: int) -> list[list[int]]:
+    """A fresh random partition into `parts` minibatches."""
+    order = shuffled(count, seed, key)
+    return [order[i::parts] for i in range(parts)]
+
+
+def rollout_metrics(rollout: Rollout, rewards: Float[Tensor, "B R"], kl_coef: float) -> Metrics:
+    mask = rollout.is_response
+    lengths = mask.sum(1).float()
+    sampled = torch.tensor([p for c in rollout.completions for p in c.logprobs])
+    return {
+        "objective/kl": float(rollout.kl.mean()),
+        "objective/scores": float(rollout.scores.mean()),
+        "objective/scores_std": float(rollout.scores.std(correction=0)),
+        "objective/rlhf_reward": float(rewards.sum(1).mean()),
+        "objective/entropy": float(masked_mean(rollout.entropy, mask)),
+        "objective/kl_coef": kl_coef,
+        "sampler/mismatch": float((rollout.logprobs[mask] - sampled).abs().mean()),
+        "response_length": float(lengths.mean()),
+        "finished": sum(c.is_finished for c in rollout.completions) / len(rollout.completions),
+        "repetition": sum(repetition(c.text) for c in rollout.completions) / len(rollout.completions),
+    }
+
+
+def update_metrics(updates: Sequence[Metrics]) -> Metrics:
+    """Means over the minibatch updates of one iteration, under TRL's names."""
+    names = {
+        "policy/approxkl_avg": "policy/approxkl",
+        "policy/clipfrac_avg": "policy/clipfrac",
+        "loss/policy_avg": "policy/loss",
+        "loss/value_avg": "value/loss",
+        "val/clipfrac_avg": "value/clipfrac",
+        "val/ratio": "policy/ratio",
+        "policy/grad_norm": "policy/grad_norm",
+        "value/grad_norm": "value/grad_norm",
+    }
+    result = {}
+    for name, key in names.items():
+        values = [update[key] for update in updates if key in update]
+        if values:
+            result[name] = sum(values) / len(values)
+    if "policy/ratio_error" in updates[0]:
+        result["val/first_ratio_error"] = updates[0]["policy/ratio_error"]
+    result["updates"] = len(updates)
+    return result
+
+
+def explained_variance(
+    values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]
+) -> float:
+    """1 - Var(returns - values) / Var(returns) over response tokens: 1 for a perfect critic, 0 for a constant one."""
+    variance = float(returns[mask].var(correction=0))
+    return 1.0 - float((returns - values)[mask].var(correction=0)) / variance if variance > 0 else 0.0
+
+
+def _leash(config: PPOConfig) -> FixedKL | AdaptiveKL:
+    if config.kl_target is None:
+        return FixedKL(config.kl_coef)
+    return AdaptiveKL(config.kl_coef, config.kl_target, config.kl_horizon)
+
+
+def _rows(targets: Any, rows: Sequence[int]) -> Any:
+    return type(targets)(*(getattr(targets, name)[rows] for name in targets.__dataclass_fields__))
+
+
+def _ptx_term(ptx: Held, count: int, seed: int, key: int, coef: float) -> Term:
+    rows = shuffled(len(ptx.sequences), seed, key)[:count]
+    return sft.term(ptx.select(rows), coef)
+
+
+def _log_samples(stage: Stage, step: int, rollout: Rollout) -> None:
+    for row, completion in enumerate(rollout.completions[:SAMPLES_LOGGED]):
+        stage.samples.append(
+            step,
+            prompt=completion.prompt.text,
+            completion=completion.text,
+            score=float(rollout.scores[row]),
+            kl=float(rollout.kl[row]),
+            length=len(completion.tokens),
+            finished=completion.is_finished,
+        )

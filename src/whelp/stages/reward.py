@@ -1,0 +1,221 @@
+"""The reward model: which of two answers would people prefer, learned from rankings (Bradley-Terry)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whelp.config import RewardConfig
+from whelp.engines.base import Engine, Held, SamplingParams, Term
+from whelp.maths.preference import BradleyTerry, PreferenceTargets
+from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit
+from whelp.monitors.surface import features
+from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
+from whelp.text.chat import Chat
+from whelp.types import Demonstration, Ranking, Sequences
+
+SCALE_PROMPTS = 64
+
+
+def train(
+    engine: Engine,
+    chat: Chat,
+    rankings: Sequence[Ranking],
+    held_out: Sequence[Ranking],
+    config: RewardConfig,
+    stage: Stage,
+) -> dict[str, Any]:
+    """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out`."""
+    batches = epochs_of_batches(len(rankings), config.per_step_batch_size, config.num_train_epochs, stage.seed)
+    batches = batches[: config.max_steps]
+    sequences, truncated = render(chat, rankings)
+    rows_of = rows_by_ranking(rankings)
+    start, _ = stage.resume(engine)
+    with engine.hold(sequences) as held, stage.listening(), stage.progress.steps("reward model", len(batches)) as bar:
+        bar.advance(start)
+        for step, chosen in enumerate(batches[start:], start + 1):
+            lr = config.learning_rate * warmup_then_linear(step - 1, len(batches), config.warmup_ratio)
+            batch = [rankings[i] for i in chosen]
+            rows = [row for i in chosen for row in rows_of[i]]
+            with stage.step(step, [ranking.prompt.id for ranking in batch]):
+                metrics = engine.update(
+                    [Term("reward", held.select(rows), targets(batch), BradleyTerry())], {"reward": lr}
+                )
+            stage.log.append(step, lr=lr, **{key.removeprefix("reward/"): value for key, value in metrics.items()})
+            stage.end_step(engine, step, len(batches))
+            bar.advance(1, **numbers(metrics, "reward/loss", "reward/accuracy"))
+    return {
+        **measure(engine, chat, rankings, held_out),
+        "train_prompts": len(rankings),
+        "train_pairs": sum(len(ranking.pairs()) for ranking in rankings),
+        "truncated": truncated,
+        "steps": len(batches),
+    }
+
+
+def render(chat: Chat, rankings: Sequence[Ranking]) -> tuple[Sequences, int]:
+    """All completions of all rankings in order, those of one prompt in one group; and how many lost their start."""
+    rendered = [(chat.answer(r.prompt, text), g) for g, r in enumerate(rankings) for text in r.completions]
+    sequences = Sequences([r.tokens for r, _ in rendered], [r.is_response for r, _ in rendered], [g for _, g in rendered])
+    return sequences, sum(r.is_truncated for r, _ in rendered)
+
+
+def rows_by_ranking(rankings: Sequence[Ranking]) -> list[list[int]]:
+    """Which rows of the rendered sequences each ranking has."""
+    rows, first = [], 0
+    for ranking in rankings:
+        rows.append(list(range(first, first + len(ranking.completions))))
+        first += len(ranking.completions)
+    return rows
+
+
+def targets(rankings: Sequence[Ranking]) -> PreferenceTargets:
+    """All comparisons within each ranking: 1 for the better rank, 0.5 for a tie."""
+    width = max(len(ranking.completions) for ranking in rankings)
+    group, slot, probability = [], [], []
+    for g, ranking in enumerate(rankings):
+        for i, rank in enumerate(ranking.ranks):
+            group.append(g)
+            slot.append(i)
+            beats = [0.5 if rank == other else float(rank < other) for other in ranking.ranks]
+            beats[i] = math.nan
+            probability.append(beats + [math.nan] * (width - len(beats)))
+    return PreferenceTargets(torch.tensor(group), torch.tensor(slot), torch.tensor(probability))
+
+
+# -- what the model is worth ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Held-out pairs with one side strictly better: who is right about which."""
+
+    cluster: Tensor
+    category: list[str]
+    margin: Float[Tensor, "N"]
+    surface_margin: Float[Tensor, "N"]
+    length_margin: Float[Tensor, "N"]
+
+
+def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> dict[str, Any]:
+    """Held-out accuracy with its interval clustered by prompt, beside what the surface alone gives."""
+    pairs = compare(engine, chat, rankings, held_out)
+    if len(pairs.margin) == 0:
+        return {"n": 0, "trusted": False, "verdict": "There are no held-out pairs, so nothing is known of this reward model."}
+    model, surface = right(pairs.margin), right(pairs.surface_margin)
+    accuracy = clustered_bootstrap(model, pairs.cluster)
+    advantage = clustered_bootstrap(model - surface, pairs.cluster)
+    categories = sorted(set(pairs.category))
+    by_category = {}
+    for category in categories:
+        here = torch.tensor([c == category for c in pairs.category])
+        by_category[category] = {"accuracy": clustered_bootstrap(model[here], pairs.cluster[here]).as_dict()}
+    return {
+        "accuracy": accuracy.as_dict(),
+        "margin": float(pairs.margin.mean()),
+        "loss": float(torch.nn.functional.softplus(-pairs.margin).mean()),
+        "n": len(pairs.margin),
+        "prompts": accuracy.n,
+        "surface": {"accuracy": clustered_bootstrap(surface, pairs.cluster).as_dict()},
+        "length": {"accuracy": clustered_bootstrap(right(pairs.length_margin), pairs.cluster).as_dict()},
+        "advantage": advantage.as_dict(),
+        "by_category": by_category,
+        "trusted": advantage.low > 0,
+        "verdict": verdict(advantage),
+    }
+
+
+def compare(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> HeldOut:
+    """Margins of better over worse on `held_out`: by the model, and by baselines fitted on `rankings`."""
+    better, worse, cluster, category = [], [], [], []
+    rows = rows_by_ranking(held_out)
+    for g, ranking in enumerate(held_out):
+        for i, rank in enumerate(ranking.ranks):
+            for j, other in enumerate(ranking.ranks):
+                if rank < other:
+                    better.append(rows[g][i])
+                    worse.append(rows[g][j])
+                    cluster.append(g)
+                    category.append(ranking.prompt.category or "all")
+    texts = [text for ranking in held_out for text in ranking.completions]
+    surface = surface_scores(rankings, texts)
+    length = length_scores(rankings, texts)
+    scores = torch.zeros(0)
+    if texts:
+        with engine.hold(render(chat, held_out)[0]) as held:
+            scores = engine.rewards("reward", held).mean(0)
+    return HeldOut(
+        torch.tensor(cluster),
+        category,
+        scores[better] - scores[worse],
+        surface[better] - surface[worse],
+        length[better] - length[worse],
+    )
+
+
+def right(margin: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """1 where the better answer scores higher, 0.5 where they are equal."""
+    return torch.where(margin == 0, 0.5, (margin > 0).float())
+
+
+def surface_scores(rankings: Sequence[Ranking], texts: Sequence[str]) -> Float[Tensor, "N"]:
+    """A logistic regression on surface features of the training pairs, applied to `texts`."""
+    sides = [pair for ranking in rankings for pair in ranking.pairs()]
+    chosen = torch.tensor([features(pair.chosen) for pair in sides])
+    rejected = torch.tensor([features(pair.rejected) for pair in sides])
+    scale = torch.cat([chosen, rejected]).std(0).clamp_min(1e-6)
+    weights = logistic_fit((chosen - rejected) / scale, torch.tensor([pair.probability for pair in sides]), ridge=1e-2)
+    return torch.tensor([features(text) for text in texts]).reshape(-1, len(weights)) / scale @ weights
+
+
+def length_scores(rankings: Sequence[Ranking], texts: Sequence[str]) -> Float[Tensor, "N"]:
+    """Length in words, with the sign that does better on the training pairs."""
+    pairs = [pair for ranking in rankings for pair in ranking.pairs() if pair.probability != 0.5]
+    longer = sum(len(pair.chosen.split()) > len(pair.rejected.split()) for pair in pairs)
+    shorter = sum(len(pair.chosen.split()) < len(pair.rejected.split()) for pair in pairs)
+    sign = 1.0 if longer >= shorter else -1.0
+    return sign * torch.tensor([float(len(text.split())) for text in texts])
+
+
+def verdict(advantage: Estimate) -> str:
+    """One sentence on whether this reward model may be trusted."""
+    points = f"{abs(advantage.mean) * 100:.0f} points (95% interval {advantage.low * 100:.0f} to {advantage.high * 100:.0f})"
+    if advantage.low > 0:
+        return f"It beats the surface baseline by {points}."
+    if advantage.high < 0:
+        return f"UNTRUSTWORTHY: it lies below the surface baseline by {points}; do not train on it."
+    return f"UNTRUSTWORTHY: it does not beat the surface baseline by more than noise ({points}); label more."
+
+
+# -- where zero is, and how large one is ------------------------------------------------------------------------------
+
+
+def scale(
+    engine: Engine, chat: Chat, rankings: Sequence[Ranking], demonstrations: Sequence[Demonstration], *, has_policy: bool, seed: int
+) -> tuple[float, float]:
+    """(gain, shift): the demonstrations' mean lies at 0 and the policy's own samples have unit variance.
+
+    Without a policy or demonstrations the rankings' completions stand in for what is missing.
+    """
+    with engine.hold(render(chat, rankings)[0]) as held:
+        of_rankings = engine.rewards("reward", held).mean(0)
+    spread, centre = of_rankings.std(), of_rankings.mean()
+    if demonstrations:
+        rendered = [chat.demonstration(d) for d in demonstrations[: 4 * SCALE_PROMPTS]]
+        with engine.hold(Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])) as held:
+            centre = engine.rewards("reward", held).mean()
+    if has_policy:
+        prompts = [ranking.prompt for ranking in rankings[:SCALE_PROMPTS]]
+        completions = list(engine.sample("policy", prompts, SamplingParams(key=("scale", seed))))
+        rendered = [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions]
+        with engine.hold(Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])) as held:
+            spread = engine.rewards("reward", held).mean(0).std()
+    gain = float(1.0 / spread.clamp_min(1e-4))
+    return gain, gain * float(centre)
+

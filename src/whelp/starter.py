@@ -1,0 +1,105 @@
+"""A first recipe for a user's own data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from whelp.config import Recipe
+from whelp.errors import ConfigError, DataError
+from whelp.settings import to_yaml
+from whelp.text.formats import Loaded, read_demonstrations, read_prompts, read_rankings
+from whelp.text.formats.conversations import Problem
+from whelp.text.formats.lines import read_source
+from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a data file can be good for; the first kind that reads a file's first record is its kind."""
+
+    name: str
+    key: str
+    """The setting that takes such a file."""
+    formats: Sequence[Format[Any]]
+    read: Callable[[str], Loaded[Any]]
+    substitute: str
+    """What is used where no such file is given."""
+
+
+KINDS = (
+    Kind(
+        "rankings", "reward.train_file", RANKINGS, read_rankings, "the reward model learns from the built-in rankings"
+    ),
+    Kind(
+        "demonstrations", "sft.train_file", DEMONSTRATIONS, read_demonstrations, "SFT uses the built-in demonstrations"
+    ),
+    Kind("prompts", "ppo.train_file", PROMPTS, read_prompts, "PPO uses the built-in prompts"),
+)
+
+
+def start(files: Sequence[str], model: str | None, name: str) -> tuple[str, list[str]]:
+    """A commented recipe for data files, and what to say about it: what was found, what is missing.
+
+    Raises DataError for a file that cannot be used, ConfigError for two files of one kind.
+    """
+    found: dict[str, str] = {}
+    notes: list[str] = []
+    for file in files:
+        kind, loaded = _look_at(file)
+        if kind.name in found:
+            raise ConfigError(f"{found[kind.name]} and {file} both hold {kind.name}; put them into one file.")
+        found[kind.name] = file
+        duplicates = loaded.counts["duplicates"]
+        more = f", {duplicates} duplicates left out" if duplicates else ""
+        notes.append(f"found: {file}: {len(loaded.records)} {kind.name} ({loaded.format}{more})")
+    notes += _missing(found)
+    return to_yaml(_recipe(found, model, name), header="\n".join(["Written by whelp init.", *notes])), notes
+
+
+def _look_at(file: str) -> tuple[Kind, Loaded[Any]]:
+    """The kind of a file by its first record, and the whole of it read as that kind."""
+    source = read_source(file)
+    if not source.rows:
+        raise DataError(f"{file}: is empty; expected a record a line, for example {{'prompt', 'chosen', 'rejected'}}")
+    row = source.rows[0].value
+    fitting = [kind for kind in KINDS if isinstance(row, dict) and any(form.fits(row) for form in kind.formats)]
+    readable = [kind for kind in fitting if _reads(kind, row)]
+    if not fitting:
+        keys = ", ".join(row) if isinstance(row, dict) else "no object"
+        forms = dict.fromkeys("/".join(form.keys) for kind in KINDS for form in kind.formats)
+        raise DataError(f"{file}:{source.rows[0].line}: has the keys {keys}; expected {' or '.join(forms)}")
+    kind = (readable or fitting)[0]
+    return kind, kind.read(file)
+
+
+def _reads(kind: Kind, row: Mapping[str, Any]) -> bool:
+    form = next(form for form in kind.formats if form.fits(row))
+    try:
+        form.read(row)
+    except Problem:
+        return False
+    return True
+
+
+def _missing(found: Mapping[str, str]) -> list[str]:
+    notes = []
+    for kind in KINDS:
+        if kind.name in found:
+            continue
+        if kind.name == "prompts":
+            notes.append(f"missing: prompts; PPO uses those of {next(iter(found.values()))}")
+        else:
+            notes.append(f"missing: {kind.name}; {kind.substitute}")
+    return [*notes, "missing: evaluation prompts; before and after are compared on the built-in ones"]
+
+
+def _recipe(found: Mapping[str, str], model: str | None, name: str) -> Recipe:
+    files = {kind.key: found[kind.name] for kind in KINDS if kind.name in found}
+    files.setdefault("ppo.train_file", next(iter(found.values())))
+    values: dict[str, Any] = {"output_dir": f"runs/{name}", **({"model": model} if model else {})}
+    for key, file in files.items():
+        section, _, setting = key.partition(".")
+        values[section] = {setting: file}
+    return Recipe.model_validate(values)

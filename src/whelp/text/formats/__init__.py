@@ -1,0 +1,130 @@
+"""Data files become demonstrations, rankings and prompts; every record that cannot is named by file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from whelp.errors import DataError
+from whelp.text.formats.conversations import Problem
+from whelp.text.formats.hashing import content_id, prompt_hash, split_by_hash
+from whelp.text.formats.lines import Row, Source, read_source
+from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format
+from whelp.types import Demonstration, Message, Prompt, Ranking
+
+__all__ = [
+    "Loaded",
+    "content_id",
+    "prompt_hash",
+    "read_demonstrations",
+    "read_prompts",
+    "read_rankings",
+    "split_by_hash",
+]
+
+_SHOWN = 10
+T = TypeVar("T", Demonstration, Ranking, Prompt)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[R]):
+    """The records of one file and what to print about it."""
+
+    records: tuple[R, ...]
+    format: str
+    path: str
+    sha256: str
+    """Of the file's bytes."""
+    counts: Mapping[str, int]
+    """`records` that are kept, and `duplicates` that are not."""
+
+
+def read_demonstrations(path: str | Path) -> Loaded[Demonstration]:
+    """Conversations from `messages` or `prompt`/`completion`; path is a file or `builtin:<name>`. Raises DataError."""
+    return _load(path, DEMONSTRATIONS)
+
+
+def read_rankings(path: str | Path) -> Loaded[Ranking]:
+    """Rankings from `prompt`/`completions`/`ranks`, `prompt`/`chosen`/`rejected` or HH transcripts.
+
+    Texts may be strings or lists of messages; without a prompt, chosen and rejected are whole conversations. `path`
+    is a file or `builtin:<name>`. Raises DataError that names every broken line.
+    """
+    return _load(path, RANKINGS)
+
+
+def read_prompts(path: str | Path) -> Loaded[Prompt]:
+    """Prompts from `prompt` or `messages`, or those of demonstrations and rankings.
+
+    `id`, `category`, `check` and `pair` are kept where given. `path` is a file or `builtin:<name>`. Raises DataError.
+    """
+    return _load(path, PROMPTS)
+
+
+def _load(path: str | Path, formats: Sequence[Format[T]]) -> Loaded[T]:
+    source = read_source(path)
+    if not source.rows:
+        raise DataError(f"{source.name}: is empty; expected records of {_wanted(formats)}")
+    kept: dict[str, T] = {}
+    lines_of_ids: dict[str, tuple[int, tuple[Message, ...]]] = {}
+    names: dict[str, None] = {}
+    problems: list[str] = []
+    for row in source.rows:
+        try:
+            format, record = _read(row, formats)
+            _claim_id(record, row.line, lines_of_ids)
+        except Problem as problem:
+            problems.append(f"{source.name}:{row.line}: {problem}")
+            continue
+        names[format.name] = None
+        kept.setdefault(_content(record), record)
+    if problems:
+        raise DataError(_report(problems, source))
+    counts = {"records": len(kept), "duplicates": len(source.rows) - len(kept)}
+    return Loaded(tuple(kept.values()), ", ".join(names), source.name, source.sha256, counts)
+
+
+def _read(row: Row, formats: Sequence[Format[T]]) -> tuple[Format[T], T]:
+    if row.problem:
+        raise Problem(row.problem)
+    if not isinstance(row.value, dict):
+        raise Problem("is not a JSON object")
+    for format in formats:
+        if format.fits(row.value):
+            return format, format.read(row.value)
+    raise Problem(f"has the keys {', '.join(row.value) or '(none)'}; expected {_wanted(formats)}")
+
+
+def _claim_id(
+    record: Demonstration | Ranking | Prompt, line: int, lines: dict[str, tuple[int, tuple[Message, ...]]]
+) -> None:
+    """One id means one conversation: everything that is stored and compared by id rests on it."""
+    owner = record.prompt if isinstance(record, Ranking) else record
+    first, messages = lines.setdefault(owner.id, (line, owner.messages))
+    if messages != owner.messages:
+        raise Problem(f"has the id {owner.id!r} of line {first}, which is another conversation")
+
+
+def _content(record: Demonstration | Ranking | Prompt) -> str:
+    """A record without its id, which two copies of one text need not share."""
+    values = asdict(record)
+    values.get("prompt", values).pop("id")
+    return json.dumps(values, sort_keys=True)
+
+
+def _report(problems: list[str], source: Source) -> str:
+    shown = "\n".join(f"  {problem}" for problem in problems[:_SHOWN])
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return (
+        f"{source.name}: {len(problems)} of {len(source.rows)} records cannot be used:\n{shown}{more}\n"
+        "Correct these records or take them out; nothing is dropped silently."
+    )
+
+
+def _wanted(formats: Sequence[Format[T]]) -> str:
+    keys = dict.fromkeys("/".join(format.keys) for format in formats)
+    return " or ".join(keys)

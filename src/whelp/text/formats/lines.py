@@ -1,0 +1,116 @@
+"""A data file becomes rows, each with the line it stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from whelp.errors import DataError
+
+SUFFIXES = (".jsonl", ".json")
+BUILTIN = "builtin:"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One record as the file has it: `value` is what the JSON says, `problem` why it could not be read."""
+
+    line: int
+    value: Any = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The name, hash and rows of one data file."""
+
+    name: str
+    sha256: str
+    rows: tuple[Row, ...]
+
+
+def read_source(path: str | Path) -> Source:
+    """Read a .jsonl or .json file, or the packaged file that `builtin:<name>` names. Raises DataError."""
+    name = str(path)
+    content = _builtin(name.removeprefix(BUILTIN)) if name.startswith(BUILTIN) else _file(Path(path))
+    text = _decode(name, content)
+    is_list = Path(name).suffix.lower() == ".json" and not name.startswith(BUILTIN)
+    rows = _list_rows(name, text) if is_list else _line_rows(text)
+    return Source(name, hashlib.sha256(content).hexdigest(), tuple(rows))
+
+
+def _file(path: Path) -> bytes:
+    if path.suffix.lower() not in SUFFIXES:
+        raise DataError(f"{path}: data is read from {' and '.join(SUFFIXES)} files; convert it to one of these")
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file; give a path to a data file, or {BUILTIN}<name>") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _builtin(name: str) -> bytes:
+    packaged = {
+        file.name.removesuffix(".jsonl"): file for file in files("whelp.data").iterdir() if file.name.endswith(".jsonl")
+    }
+    if name not in packaged:
+        raise DataError(
+            f"{BUILTIN}{name}: no such data ships with whelp; there is {', '.join(sorted(packaged)) or 'none'}"
+        )
+    return packaged[name].read_bytes()
+
+
+def _decode(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(f"{name}:{line}: is not UTF-8 text; save the file as UTF-8") from error
+
+
+def _line_rows(text: str) -> Iterator[Row]:
+    # Not splitlines: JSON strings may hold U+2028 and its kind as they are.
+    for line, part in enumerate(text.split("\n"), start=1):
+        if not part.strip():
+            continue
+        try:
+            yield Row(line, json.loads(part))
+        except (json.JSONDecodeError, RecursionError) as error:
+            yield Row(line, problem=_not_json(error))
+
+
+def _list_rows(name: str, text: str) -> Iterator[Row]:
+    try:
+        values = json.loads(text) if text.strip() else []
+    except json.JSONDecodeError as error:
+        raise DataError(f"{name}:{error.lineno}: {_not_json(error)}") from error
+    except RecursionError as error:
+        raise DataError(f"{name}: {_not_json(error)}") from error
+    if not isinstance(values, list):
+        raise DataError(f"{name}: holds one JSON {_kind(values)}; expected a list of records (or use .jsonl)")
+    decoder, position, line = json.JSONDecoder(), text.find("[") + 1, 1
+    counted = 0
+    for _ in values:
+        while text[position] in " \t\r\n,":
+            position += 1
+        line, counted = line + text.count("\n", counted, position), position
+        value, position = decoder.raw_decode(text, position)
+        yield Row(line, value)
+
+
+def _not_json(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not valid JSON: {error.msg} (column {error.colno})"
+    return "is nested too deeply"
+
+
+def _kind(value: object) -> str:
+    """What JSON calls a value."""
+    names: dict[type, str] = {dict: "object", list: "list", str: "string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "number")

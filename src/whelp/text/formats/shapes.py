@@ -1,0 +1,149 @@
+"""The data set formats: what keys tell a format, and one function that reads a record of it.
+
+`DEMONSTRATIONS`, `RANKINGS` and `PROMPTS` are tried in order; the first format that a record has the keys of reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from whelp.text.formats.conversations import Problem, is_transcript, messages_of, option, prompt_of, text_of, turns_of
+from whelp.text.formats.hashing import content_id
+from whelp.types import Demonstration, Message, Prompt, Ranking
+
+T = TypeVar("T", Demonstration, Ranking, Prompt)
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Format(Generic[T]):
+    """One way to write a record down."""
+
+    name: str
+    keys: tuple[str, ...]
+    read: Callable[[Values], T]
+    looks_so: Callable[[Values], bool] = lambda row: True
+    """What the values must look like, where keys alone do not tell."""
+
+    def fits(self, row: Values) -> bool:
+        return all(row.get(key) is not None for key in self.keys) and self.looks_so(row)
+
+
+def messages(row: Values) -> Demonstration:
+    return _demonstration(messages_of(row["messages"], "messages"), row)
+
+
+def prompt_completion(row: Values) -> Demonstration:
+    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+    answer = _answer(row["completion"], prompt.messages, "completion")
+    return _demonstration((*prompt.messages, Message("assistant", answer)), row)
+
+
+def prompt_completions_ranks(row: Values) -> Ranking:
+    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+    completions, ranks = row["completions"], row["ranks"]
+    if not isinstance(completions, list) or len(completions) < 2:
+        raise Problem("completions is not a list of at least two")
+    answers = tuple(_answer(c, prompt.messages, f"completion {i}") for i, c in enumerate(completions, start=1))
+    if len(set(answers)) < 2:
+        raise Problem("completions are all the same text")
+    if not isinstance(ranks, list) or not all(type(rank) is int and rank >= 1 for rank in ranks):
+        raise Problem("ranks is not a list of whole numbers from 1 (best) on")
+    if len(ranks) != len(answers):
+        raise Problem(f"there are {len(answers)} completions and {len(ranks)} ranks")
+    if len(set(zip(answers, ranks, strict=True))) > len(set(answers)):
+        raise Problem("two completions are the same text and have different ranks")
+    return Ranking(prompt, answers, tuple(ranks), option(row, "source") or "human")
+
+
+def prompt_chosen_rejected(row: Values) -> Ranking:
+    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+    chosen, rejected = (_answer(row[key], prompt.messages, key) for key in ("chosen", "rejected"))
+    return _pair(prompt, chosen, rejected, row)
+
+
+def chosen_rejected(row: Values) -> Ranking:
+    """Both are whole conversations; the prompt is what they share."""
+    for key in ("chosen", "rejected"):
+        if isinstance(row[key], str) and not is_transcript(row[key]):
+            raise Problem(f"{key} is an answer without its prompt; give the record a prompt")
+    chosen, rejected = (_finished(messages_of(row[key], key), key) for key in ("chosen", "rejected"))
+    if chosen[:-1] != rejected[:-1]:
+        raise Problem("chosen and rejected differ before the last answer, so they share no prompt")
+    return _pair(prompt_of(chosen[:-1], row, "prompt"), chosen[-1].content, rejected[-1].content, row)
+
+
+def hh_transcripts(row: Values) -> Ranking:
+    """Answers lose the spaces that stand between `Assistant:` and them."""
+    answers = {key: row[key].strip() if isinstance(row[key], str) else row[key] for key in ("chosen", "rejected")}
+    read = chosen_rejected if row.get("prompt") is None else prompt_chosen_rejected
+    return read({**row, **answers})
+
+
+def prompt_only(row: Values) -> Prompt:
+    return prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+
+
+def messages_prompt(row: Values) -> Prompt:
+    """A conversation without the answer that it may end with."""
+    turns = messages_of(row["messages"], "messages")
+    return prompt_of(turns[:-1] if turns[-1].role == "assistant" else turns, row, "messages")
+
+
+def ranking_prompt(row: Values) -> Prompt:
+    return chosen_rejected(row).prompt
+
+
+def _is_hh(row: Values) -> bool:
+    prompt = row.get("prompt")
+    return is_transcript(row["chosen"] if prompt is None else prompt)
+
+
+DEMONSTRATIONS: tuple[Format[Demonstration], ...] = (
+    Format("messages", ("messages",), messages),
+    Format("prompt/completion", ("prompt", "completion"), prompt_completion),
+)
+RANKINGS: tuple[Format[Ranking], ...] = (
+    Format("prompt/completions/ranks", ("prompt", "completions", "ranks"), prompt_completions_ranks),
+    Format("HH transcripts", ("chosen", "rejected"), hh_transcripts, _is_hh),
+    Format("prompt/chosen/rejected", ("prompt", "chosen", "rejected"), prompt_chosen_rejected),
+    Format("chosen/rejected", ("chosen", "rejected"), chosen_rejected),
+)
+PROMPTS: tuple[Format[Prompt], ...] = (
+    Format("HH transcripts", ("prompt",), prompt_only, lambda row: is_transcript(row["prompt"])),
+    Format("prompt", ("prompt",), prompt_only),
+    Format("messages", ("messages",), messages_prompt),
+    Format("HH transcripts", ("chosen", "rejected"), ranking_prompt, _is_hh),
+    Format("chosen/rejected", ("chosen", "rejected"), ranking_prompt),
+)
+
+
+def _demonstration(turns: tuple[Message, ...], row: Values) -> Demonstration:
+    turns = _finished(turns, "the conversation")
+    return Demonstration(option(row, "id") or content_id(turns), turns, option(row, "category"))
+
+
+def _finished(turns: tuple[Message, ...], what: str) -> tuple[Message, ...]:
+    if turns[-1].role != "assistant":
+        raise Problem(f"{what} does not end with the assistant's turn")
+    return turns
+
+
+def _answer(value: Any, prompt: tuple[Message, ...], what: str) -> str:
+    """An answer given as text, as one assistant message, or as the whole conversation that it ends."""
+    if not isinstance(value, list):
+        return text_of(value, what)
+    turns = turns_of(value, what)
+    if turns[: len(prompt)] == prompt:
+        turns = turns[len(prompt) :]
+    if len(turns) != 1 or turns[0].role != "assistant":
+        raise Problem(f"{what} is not one assistant message behind the prompt")
+    return turns[0].content
+
+
+def _pair(prompt: Prompt, chosen: str, rejected: str, row: Values) -> Ranking:
+    if chosen == rejected:
+        raise Problem("chosen and rejected are the same text")
+    return Ranking(prompt, (chosen, rejected), (1, 2), option(row, "source") or "human")
