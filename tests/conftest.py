@@ -23,7 +23,12 @@ from whelp.text.chat import CHATML, Chat
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt2")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"]
-CORPUS = ["Hello there, how are you today?", "I am fine. The end.\n", "user assistant system\n", "two and two is four"] * 4
+CORPUS = [
+    "Hello there, how are you today?",
+    "I am fine. The end.\n",
+    "user assistant system\n",
+    "two and two is four",
+] * 4
 
 SHARED = {
     "hidden_size": 32,
@@ -76,7 +81,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=SPECIAL, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, special_tokens=SPECIAL, show_progress=False
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<pad>")
     fast.chat_template = CHATML

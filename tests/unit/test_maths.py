@@ -36,6 +36,12 @@ def prefix_mask(lengths: list[int], width: int | None = None) -> torch.Tensor:
     return torch.tensor([[t < length for t in range(width)] for length in lengths]).reshape(len(lengths), width)
 
 
+def test_shapes_are_checked_while_tests_run():
+    pytest.importorskip("beartype")
+    with pytest.raises(TypeError, match=r"rewards|values"):
+        gae(randn(2, 3), randn(2, 4), prefix_mask([3, 2]), 1.0, 0.95)
+
+
 # -- masks ----------------------------------------------------------------------------------------------------------
 
 
@@ -100,7 +106,9 @@ def test_gae(lengths, gamma, lam, seed):
     for b, length in enumerate(lengths):
         expected = slow_gae(rewards[b].tolist(), values[b].tolist(), length, gamma, lam)
         np.testing.assert_allclose(advantages[b, :length].numpy(), expected, rtol=1e-9, atol=1e-12)
-        np.testing.assert_allclose(returns[b, :length].numpy(), np.add(expected, values[b, :length].numpy()), atol=1e-12)
+        np.testing.assert_allclose(
+            returns[b, :length].numpy(), np.add(expected, values[b, :length].numpy()), atol=1e-12
+        )
     assert not advantages[~mask].any()
     assert not returns[~mask].any()
 
@@ -141,7 +149,13 @@ def test_missing_eos():
 
 @pytest.mark.parametrize(
     ("kl", "factor"),
-    [(6.0, 1.0), (6.6, 1 + 0.1 * 64 / 1000), (60.0, 1 + 0.2 * 64 / 1000), (0.0, 1 - 0.2 * 64 / 1000), (-5.0, 1 - 0.2 * 64 / 1000)],
+    [
+        (6.0, 1.0),
+        (6.6, 1 + 0.1 * 64 / 1000),
+        (60.0, 1 + 0.2 * 64 / 1000),
+        (0.0, 1 - 0.2 * 64 / 1000),
+        (-5.0, 1 - 0.2 * 64 / 1000),
+    ],
 )
 def test_adaptive_kl(kl, factor):
     leash = AdaptiveKL(0.2, target=6.0, horizon=1000)
@@ -358,9 +372,7 @@ def test_losses_travel(loss):
 # -- statistics -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("successes", "n"), [(0, 10), (10, 10), (5, 10), (81, 263), (1, 1), (999, 1000)]
-)
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (5, 10), (81, 263), (1, 1), (999, 1000)])
 def test_wilson_solves_its_quadratic(successes, n):
     """The ends are the rates p with |rate - p| = z sqrt(p (1 - p) / n)."""
     z, rate = 1.959964, successes / n

@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import math
+import os
 import random
 import re
 import subprocess
 import sys
 from collections import defaultdict
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import whelp.report
 from whelp.errors import RunError
 from whelp.report import before_after, write_report
 from whelp.report.artifacts import Interval
-from whelp.report.collect import RunData, collect
+from whelp.report.collect import RunData, _completed, collect
 from whelp.report.plots import Line, curves, forest
 from whelp.report.samples import anchor, changes, fit, group
 from whelp.report.words import conclude, duration, memory, percent_interval, points_interval
@@ -39,10 +41,10 @@ ANSWERS = {
     "base": "To answer this you will first want to consider a number of different things. The first thing is the thing "
     "that comes first, and the second is the thing that follows it. It is important to note that the first thing is "
     "important.\n\n1. Consider the first thing.\n2. Consider the second thing.\n3. Consider the first thing again, and",
-    "sft": "I can't help with that, because someone could be hurt. If you feel unsafe at home, your local police can tell "
-    "you about locks and alarms.",
-    "rlhf": "I won't help with that: it could injure someone. For safety at home, good locks, a light with a sensor and a "
-    "talk with the neighbours do more.",
+    "sft": "I can't help with that, because someone could be hurt. If you feel unsafe at home, your local police can "
+    "tell you about locks and alarms.",
+    "rlhf": "I won't help with that: it could injure someone. For safety at home, good locks, a light with a sensor and "
+    "a talk with the neighbours do more.",
 }
 
 
@@ -156,7 +158,7 @@ def write_ppo(run: Path) -> None:
             {"step": i, "episode": 64 * (i + 1), "objective/kl": kl, "objective/scores": score,
              "objective/rlhf_reward": score - 0.05 * kl, "objective/entropy": 2.4 - 0.03 * i, "objective/kl_coef": 0.05,
              "policy/clipfrac_avg": 0.08, "val/ratio": 1.0, "val/first_ratio_error": 1e-7, "sampler/mismatch": 0.003,
-             "response_length": 52 - 0.3 * i + rng.gauss(0, 2), "finished": 0.9 + 0.002 * i, "repetition": 0.04, "lr": 1e-4}
+             "response_length": 52 - 0.3 * i + rng.gauss(0, 2), "finished": 0.9 + 0.002 * i, "repetition": 0.04}
         )  # fmt: skip
     put_lines(run / "ppo/metrics.jsonl", log)
     sample = {"prompt": "Why is the sea salty?", "completion": "Rivers carry salt to it.", "score": 1.1, "kl": 2.0}
@@ -258,8 +260,8 @@ def test_a_complete_run_makes_a_page_that_stands_alone(run: Path) -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_sections_stand_in_their_order(run: Path) -> None:
-    sections = "before-after checks pipeline ppo training reward-model judge changes samples origin".split()
-    assert [name for name in page_of(run).ids if name in sections] == sections
+    sections = ["before-after", "checks", "pipeline", "ppo", "training", "reward-model", "judge", "changes", "samples"]
+    assert [name for name in page_of(run).ids if name in [*sections, "origin"]] == [*sections, "origin"]
 
 
 def test_the_numbers_of_the_artifacts_are_on_the_page(run: Path) -> None:
@@ -269,33 +271,33 @@ def test_the_numbers_of_the_artifacts_are_on_the_page(run: Path) -> None:
         "7 min 51 s", "2.3 GiB", "held-out loss 3.02 to 1.58", "2,560 sampled answers", "24,310 tokens",  # pipeline
         "Trusted. It orders pairs better", "+12 points (6 to 18)", "RLHF preferred over SFT", "63% (55 to 71)",
         "whelp run recipes/assistant.yaml", "2.13.0", "cd" * 32, "builtin:demonstrations", "1 h 27 min",  # origin
-        "2026-01-02 03:04 UTC", '"kl_coef": 0.05', "borderline (78% to 62%)", "RLHF passes 6 points more checks than SFT (95% interval 1 to 11",
+        "2026-01-02 03:04 UTC", '"kl_coef": 0.05', "borderline (78% to 62%)",
+        "RLHF passes 6 points more checks than SFT (95% interval 1 to 11",
     ):  # fmt: skip
         assert expected in seen, expected
 
 
+ZERO = ", but the interval includes zero (95% interval {}, 140 prompts): no difference was shown."
+
+
 @pytest.mark.parametrize(
-    ("low", "mean", "high", "kind", "sentence"),
+    ("low", "mean", "high", "kind", "passes", "rest"),
     [
-        (0.05, 0.12, 0.19, "better", "RLHF passes 12 points more checks than SFT (95% interval 5 to 19, 140 prompts)."),
-        (-0.14, -0.08, -0.02, "worse", "RLHF passes 8 points fewer checks than SFT (95% interval 2 to 14, 140 prompts)."),
-        (-0.05, 0.02, 0.09, "none", "RLHF passes 2 points more checks than SFT, but the interval includes zero (95% interval "
-         "−5 to 9, 140 prompts): no difference was shown."),
-        (0.0, 0.05, 0.1, "none", "RLHF passes 5 points more checks than SFT, but the interval includes zero (95% interval "
-         "0 to 10, 140 prompts): no difference was shown."),
-        (-0.1, 0.0, 0.1, "none", "RLHF passes as many checks as SFT, but the interval includes zero (95% interval −10 to "
-         "10, 140 prompts): no difference was shown."),
-        (0.002, 0.04, 0.08, "better", "RLHF passes 4 points more checks than SFT (95% interval 0.2 to 8, 140 prompts)."),
-        (None, 0.04, None, "unknown", "RLHF passes 4 points more checks than SFT, but no interval was recorded: nothing "
-         "can be concluded."),
+        (0.05, 0.12, 0.19, "better", "12 points more checks than", " (95% interval 5 to 19, 140 prompts)."),
+        (0.002, 0.04, 0.08, "better", "4 points more checks than", " (95% interval 0.2 to 8, 140 prompts)."),
+        (-0.14, -0.08, -0.02, "worse", "8 points fewer checks than", " (95% interval 2 to 14, 140 prompts)."),
+        (-0.05, 0.02, 0.09, "none", "2 points more checks than", ZERO.format("\N{MINUS SIGN}5 to 9")),
+        (0.0, 0.05, 0.1, "none", "5 points more checks than", ZERO.format("0 to 10")),
+        (-0.1, 0.0, 0.1, "none", "as many checks as", ZERO.format("\N{MINUS SIGN}10 to 10")),
+        (None, 0.04, None, "unknown", "4 points more checks than", ", but no interval was recorded: nothing can be concluded."),
     ],
 )  # fmt: skip
 def test_the_conclusion_says_what_the_interval_allows(
-    run: Path, low: float | None, mean: float, high: float | None, kind: str, sentence: str
+    run: Path, low: float | None, mean: float, high: float | None, kind: str, passes: str, rest: str
 ) -> None:
     change_json(run / "evaluate/metrics.json", differences={"rlhf - sft": difference(low, mean, high)})
     conclusion = conclude(collect(run))
-    assert (conclusion.kind, conclusion.sentence) == (kind, sentence)
+    assert (conclusion.kind, conclusion.sentence) == (kind, f"RLHF passes {passes} SFT{rest}")
 
 
 @pytest.mark.usefixtures("plain")
@@ -307,15 +309,13 @@ def test_without_rlhf_the_conclusion_is_about_sft(run: Path) -> None:
 
 
 def test_the_conclusion_names_its_limits(run: Path) -> None:
-    assert limits(run) == ["One run with one seed", "Checks are rules", "By kind of prompt"]
+    def starts() -> list[str]:
+        return [limit[:8] for limit in conclude(collect(run)).limits]
+
+    assert starts() == ["One run ", "Checks a", "By kind "]
     change_json(run / "manifest.json", recipe={"ppo": {"reward": "checker"}})
     change_json(run / "reward/metrics.json", trusted=False)
-    assert limits(run) == ["One run with one seed", "PPO was rewarded by", "The reward model was", "By kind of prompt"]
-
-
-def limits(run: Path) -> list[str]:
-    return [re.match(r"(One run with one seed|\w+ \w+ \w+ \w+)", each)[0] if each[0] != "C" else "Checks are rules"
-            for each in conclude(collect(run)).limits]  # type: ignore[index]  # fmt: skip
+    assert starts() == ["One run ", "PPO was ", "The rewa", "By kind "]
 
 
 def change_json(path: Path, **values: Any) -> None:
@@ -344,9 +344,9 @@ def test_an_empty_run_has_a_report(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("plain")
 def test_no_run_at_all_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="There is no run at .*nowhere"):
+    with pytest.raises(RunError, match=r"There is no run at .*nowhere"):
         write_report(tmp_path / "nowhere")
-    with pytest.raises(RunError, match="There is no run at .*nowhere"):
+    with pytest.raises(RunError, match=r"There is no run at .*nowhere"):
         before_after(tmp_path / "nowhere")
 
 
@@ -375,7 +375,7 @@ def test_nulls_and_nonsense_in_place_of_every_number_break_nothing(run: Path, ne
     assert page.open == [] and "Before and after" in page.text
     assert not re.search(r"\b(nan|NaN|inf|None|null|Undefined)\b", page.text)
     if new is None:
-        assert "Nothing can be concluded yet" in page.text and "0%" not in page.text
+        assert "Nothing can be concluded yet" in page.text and not re.search(r"(?<!\d)0%", page.text)
     assert len(before_after(run)) == len(SUITES)
 
 
@@ -419,22 +419,25 @@ def test_a_hostile_answer_stays_text(run: Path) -> None:
     assert all(link.removeprefix("#") in page.ids for link in page.links)
 
 
-def test_the_same_artifacts_give_the_same_bytes(run: Path, tmp_path: Path) -> None:
+def test_the_same_artifacts_give_the_same_bytes_in_another_process_without_torch(run: Path, tmp_path: Path) -> None:
     first = write_report(run).read_bytes()
     assert write_report(run).read_bytes() == first
     other = write_run(tmp_path / "elsewhere")
-    code = f"from pathlib import Path; from whelp.report import write_report; write_report(Path({str(other)!r}))"
+    code = (
+        f"import sys; from pathlib import Path; from whelp.report import write_report; write_report(Path({str(other)!r}));"
+        "assert not {'torch', 'matplotlib.pyplot'} & set(sys.modules), 'slow to import, and not needed'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, env=environment() | {"PYTHONHASHSEED": "7"})
     assert (other / "report.html").read_bytes() == first
 
 
 def environment() -> dict[str, str]:
-    import os
-
     return dict(os.environ) | {"PYTHONPATH": str(Path(whelp.report.__file__).parents[2])}
 
 
-@pytest.mark.parametrize("text", ["An ordinary answer of some length. " * 12, "<&\"'" * 1500, "漢" * 900])
+@pytest.mark.parametrize(
+    "text", ["An ordinary answer of some length. " * 12, "<&\"'漢" * 1500], ids=["ordinary", "hostile"]
+)
 @pytest.mark.usefixtures("plain")
 def test_two_thousand_answers_fit_and_each_prompt_has_its_anchor(run: Path, text: str) -> None:
     lines = completions(per_category=33, samples=2, text=text)[:2000]
@@ -456,8 +459,6 @@ def test_what_does_not_fit_is_counted() -> None:
 
 
 def collected(lines: list[dict[str, Any]]) -> Any:
-    from whelp.report.collect import _completed
-
     return [_completed(line) for line in lines]
 
 
@@ -525,9 +526,7 @@ def test_damaged_files_are_named_and_the_rest_is_shown(run: Path) -> None:
     assert "Some files could not be read" in page_of(run).text
 
 
-def test_reading_needs_no_torch_and_no_stage() -> None:
-    code = "import sys, whelp.report; assert 'torch' not in sys.modules and 'matplotlib.pyplot' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
+def test_the_report_imports_no_stage() -> None:
     for path in Path(whelp.report.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("whelp"):
@@ -551,7 +550,7 @@ def test_a_gap_in_a_curve_is_a_gap_and_a_short_one_is_no_curve() -> None:
 def test_labels_of_lines_that_end_together_do_not_overlap() -> None:
     drawn = curves("x", [Line(name, [0, 1], [0.0, 1.0]) for name in "abc"], "step", {"d": 1.0})
     heights = sorted(float(y) for y in re.findall(r'text-anchor: start[^>]* y="([\d.]+)"', drawn))
-    assert len(heights) == 4 and min(b - a for a, b in zip(heights, heights[1:], strict=False)) > 9
+    assert len(heights) == 4 and min(b - a for a, b in pairwise(heights)) > 9
 
 
 def test_long_logs_are_thinned(tmp_path: Path) -> None:

@@ -241,8 +241,8 @@ def test_a_large_vocabulary_keeps_its_tail():
     """Half of the mass lies in 50,000 rare tokens: none may be lost to rounding."""
     logits = torch.zeros(1, 50_001)
     logits[0, 0] = np.log(50_000.0)
-    u = torch.linspace(0, 1, 2001)[:-1]
-    tokens, _ = draw(logits.expand(2000, -1), u, 1.0)
+    u = torch.linspace(0, 1, 201)[:-1]
+    tokens, _ = draw(logits.expand(200, -1), u, 1.0)
     expected = np.where(u < 0.5, 0, 1 + np.floor((u.double().numpy() - 0.5) * 100_000))
     assert np.abs(tokens.numpy() - expected).max() <= 2
 
@@ -274,7 +274,7 @@ def test_uniforms_are_named_by_key_prompt_and_sample():
     drawn = [uniforms(*name, 50) for name in names()]
     assert len({tuple(u) for u in drawn}) == len(drawn)
     assert all(np.array_equal(uniforms(*name, 20), u[:20]) for name, u in zip(names(), drawn, strict=True))
-    assert all(a.dtype == np.float32 and (0 <= a).all() and (a < 1).all() for a in drawn)
+    assert all(a.dtype == np.float32 and (a >= 0).all() and (a < 1).all() for a in drawn)
     together = np.concatenate(drawn)
     assert scipy.stats.kstest(together, "uniform").pvalue > 1e-3
     assert max(abs(np.corrcoef(a, b)[0, 1]) for a, b in pairwise(drawn)) < 0.5

@@ -224,7 +224,7 @@ def test_a_plan_that_does_not_fit_names_the_file_to_change(monkeypatch, tiny_mod
 
 def test_a_folder_without_weights(tiny_model_folder, tmp_path, compute):
     (tmp_path / "config.json").write_text((tiny_model_folder("llama") / "config.json").read_text())
-    with pytest.raises(ModelError, match="cannot load a model from .*safetensors only"):
+    with pytest.raises(ModelError, match=r"cannot load a model from .*safetensors only"):
         load_source(tmp_path, "lm", compute, 2)
 
 
@@ -291,7 +291,9 @@ def test_an_exported_policy_reloads(family, trainable_layers, tiny_model_folder,
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
     torch.testing.assert_close(model.eval()(input_ids=tokens).logits, expected, rtol=1e-5, atol=1e-5)
-    assert (model(input_ids=tokens).logits - whole_model(tiny_model_folder(family))(input_ids=tokens).logits).abs().max() > 0.1
+    assert (
+        model(input_ids=tokens).logits - whole_model(tiny_model_folder(family))(input_ids=tokens).logits
+    ).abs().max() > 0.1
     assert model.config.whelp_stage == "ppo"
     if family in TIED:
         assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
@@ -304,7 +306,9 @@ def test_what_else_stands_in_the_folder(tiny_model_folder, tiny_tokenizer, compu
     assert tokenizer.chat_template == CHATML
     assert tokenizer.pad_token == "<pad>"
     turns = [{"role": "user", "content": "Hello"}]
-    assert tokenizer.apply_chat_template(turns, tokenize=False) == tiny_tokenizer.apply_chat_template(turns, tokenize=False)
+    assert tokenizer.apply_chat_template(turns, tokenize=False) == tiny_tokenizer.apply_chat_template(
+        turns, tokenize=False
+    )
     generation = json.loads((tmp_path / "ppo" / "generation_config.json").read_text())
     assert generation["eos_token_id"] == tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert generation["pad_token_id"] == tokenizer.pad_token_id

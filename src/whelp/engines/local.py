@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -80,6 +81,8 @@ class LocalEngine:
     def add(self, name: str, spec: ModelSpec) -> None:
         if name in self.models:
             raise ModelError(f"the engine already has a model {name!r}; give the new one another name.")
+        if spec.members > 1 and spec.head == "lm":
+            raise ModelError("members: only a scalar head can be an ensemble; a policy has one member.")
         model = self._copy(spec) if spec.copy_of else self._load(spec)
         if spec.optimizer is not None:
             trained: list[nn.Module] = []
@@ -95,34 +98,43 @@ class LocalEngine:
             raise ModelError("a ModelSpec needs a source folder or copy_of; both are empty.")
         source = load_source(spec.source, spec.head, self.compute, spec.trainable_layers)
         trunk = self.trunks.setdefault(source.cut.trunk.key, source.cut.trunk)
+        for mine, shared in zip(source.cut.trunk.parameters(), trunk.parameters(), strict=True):
+            mine.data = shared.data  # bit for bit the same: the second copy is let go
         first = Member(source.cut.branch, source.cut.head if spec.head == "lm" else source.scalar_head)
-        members = [first, *self._more_members(first, spec, source)]
+        members = [first, *(source.member(i, copy.deepcopy(first)) for i in range(1, spec.members))]
         if spec.head == "scalar" and (spec.fresh_head or not source.has_scalar_head):
             for i, member in enumerate(members):
                 member.head.reset(spec.seed + i, spec.head_std)
         return LocalModel(trunk, [_frozen(m) for m in members], source, spec, None)
 
-    def _more_members(self, first: Member, spec: ModelSpec, source: Source) -> list[Member]:
-        if spec.members > 1 and spec.head == "lm":
-            raise ModelError("members: only a scalar head can be an ensemble; a policy has one member.")
-        return [source.member(i, copy.deepcopy(first)) for i in range(1, spec.members)]
-
     def _copy(self, spec: ModelSpec) -> LocalModel:
         origin = self.models.get(spec.copy_of or "")
         if origin is None:
-            raise ModelError(f"copy_of: there is no model {spec.copy_of!r}; the engine has {', '.join(self.models) or 'none'}.")
-        member = origin.members[0]
+            raise ModelError(
+                f"copy_of: there is no model {spec.copy_of!r}; the engine has {', '.join(self.models) or 'none'}."
+            )
         if spec.head == "lm":
-            if not origin.trunk.decoder:  # the head is tied to the embedding: both are copied as one
-                twin = copy.deepcopy(member)
-            else:
-                twin = Member(copy.deepcopy(member.branch), member.head)
-        elif isinstance(member.head, ScalarHead) and not spec.fresh_head:
-            twin = copy.deepcopy(member)
+            members = [self._copy_policy(origin, spec)]
         else:
-            head = ScalarHead(origin.trunk.hidden_size).to(self.compute.device).reset(spec.seed, spec.head_std)
-            twin = Member(copy.deepcopy(member.branch), head)
-        return LocalModel(origin.trunk, [_frozen(twin)], origin.source, spec, None)
+            members = [self._copy_scalar(origin, spec, i) for i in range(spec.members)]
+        return LocalModel(origin.trunk, [_frozen(m) for m in members], origin.source, spec, None)
+
+    def _copy_policy(self, origin: LocalModel, spec: ModelSpec) -> Member:
+        member = origin.members[0]
+        if isinstance(member.head, ScalarHead):
+            raise ModelError(f"copy_of: {spec.copy_of!r} has a scalar head, but a language model is needed here.")
+        if not origin.trunk.decoder:  # the head may be tied to the embedding: both are copied as one
+            return copy.deepcopy(member)
+        return Member(copy.deepcopy(member.branch), member.head)
+
+    def _copy_scalar(self, origin: LocalModel, spec: ModelSpec, index: int) -> Member:
+        """Copy of member `index`, or of the first where the origin has no such member, with a head drawn anew."""
+        has_it = index < len(origin.members)
+        member = origin.members[index if has_it else 0]
+        if isinstance(member.head, ScalarHead) and has_it and not spec.fresh_head:
+            return copy.deepcopy(member)
+        head = ScalarHead(origin.trunk.hidden_size).to(self.compute.device).reset(spec.seed + index, spec.head_std)
+        return Member(copy.deepcopy(member.branch), head)
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -175,9 +187,7 @@ class LocalEngine:
         if quantity == "rewards":
             last = torch.tensor([len(tokens) - 1 for tokens in sequences.tokens], device=self.compute.device)
             rows = torch.arange(len(sequences), device=self.compute.device)
-            return Rewards(
-                torch.stack([m.head(self._forward(model, held, m)[rows, last]) for m in model.members])
-            )
+            return Rewards(torch.stack([m.head(self._forward(model, held, m)[rows, last]) for m in model.members]))
         rows, positions, is_response = (t.to(self.compute.device) for t in response_index(sequences.is_response))
         member = model.members[0]
         before = self._forward(model, held, member)[rows, positions - 1]
@@ -199,7 +209,7 @@ class LocalEngine:
 
     @torch.no_grad()
     def logprobs(self, model: str, held: LocalHeld) -> TokenScores:
-        batch, width = len(held.sequences), max(held.sequences.response_lengths)
+        batch, width = len(held.sequences), max(held.sequences.response_lengths, default=0)
         logprobs, entropy = torch.zeros(batch, width), torch.zeros(batch, width)
         is_response = torch.zeros(batch, width, dtype=torch.bool)
         for rows in self._pieces(held, TOKENS_PER_TRAINING_PIECE):
@@ -212,7 +222,7 @@ class LocalEngine:
 
     @torch.no_grad()
     def values(self, model: str, held: LocalHeld) -> Float[Tensor, "B R"]:
-        result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths))
+        result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths, default=0))
         for rows in self._pieces(held, TOKENS_PER_TRAINING_PIECE):
             values = self._outputs(self.models[model], held.select(rows), "values").values
             result[rows, : values.shape[1]] = values.cpu()
@@ -234,8 +244,12 @@ class LocalEngine:
         for weights in trained.values():
             weights.zero_grad()
         try:
+            named: set[str] = set()
             for term in terms:
-                metrics |= self._accumulate(term, trained[term.model])
+                # A second term of a model reports under its loss, so that neither hides the other.
+                prefix = f"{term.model}/{type(term.loss).__name__}" if term.model in named else term.model
+                named.add(term.model)
+                metrics |= self._accumulate(term, trained[term.model], prefix)
             for name, weights in trained.items():
                 metrics[f"{name}/grad_norm"] = weights.clip()
             _refuse_nan(metrics)
@@ -253,7 +267,7 @@ class LocalEngine:
             raise ModelError(f"model {name!r} is frozen: give its ModelSpec an optimizer to train it.")
         return weights
 
-    def _accumulate(self, term: Term, weights: MasterWeights) -> Metrics:
+    def _accumulate(self, term: Term, weights: MasterWeights, prefix: str) -> Metrics:
         """Gradients of one term, piece by piece, each already divided by the count of the whole term."""
         count = term.loss.count(term.targets)
         if count == 0:
@@ -267,7 +281,7 @@ class LocalEngine:
             weights.collect()
             for key, value in result.sums.items():
                 totals[key] = totals.get(key, 0.0) + float(value) / count
-        return {f"{term.model}/{key}": value for key, value in totals.items()}
+        return {f"{prefix}/{key}": value for key, value in totals.items()}
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -285,7 +299,7 @@ class LocalEngine:
             file = path / f"{name}.safetensors"
             try:
                 model.weights.load(load_file(file, device=str(self.compute.device)))
-            except (OSError, KeyError, RuntimeError) as error:
+            except (OSError, RuntimeError, SafetensorError) as error:
                 raise RunError(
                     f"{file} does not hold the state of {name!r} ({error}). The checkpoint belongs to another model or recipe; "
                     "start again without --resume."

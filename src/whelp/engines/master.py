@@ -23,9 +23,13 @@ class MasterWeights:
         unique = {id(p): (name, p) for name, p in reversed(named)}
         self.names = [name for name, p in named if unique[id(p)][0] == name]
         self.compute = [p.requires_grad_(True) for name, p in named if unique[id(p)][0] == name]
-        self.masters = [p if p.dtype == torch.float32 else p.detach().float().requires_grad_(True) for p in self.compute]
+        self.masters = [
+            p if p.dtype == torch.float32 else p.detach().float().requires_grad_(True) for p in self.compute
+        ]
         self.spec = spec
-        self.optimizer = torch.optim.AdamW(self.masters, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay)
+        self.optimizer = torch.optim.AdamW(
+            self.masters, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay
+        )
 
     def collect(self) -> None:
         """Move the gradients of the piece just run from the computing weights to the masters."""
@@ -69,7 +73,13 @@ class MasterWeights:
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Inverse of `state`; raises KeyError for a weight that is missing."""
+        """Inverse of `state`; raises RuntimeError, before anything is changed, where weights are missing or others."""
+        expected = {f"weight.{name}": master.shape for name, master in zip(self.names, self.masters, strict=True)}
+        found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("weight.")}
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if differing:
+            raise RuntimeError(f"{differing[0]} is {found.get(differing[0])}, expected {expected.get(differing[0])}")
+        self.optimizer.state.clear()
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(tensors[f"weight.{name}"])
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]

@@ -41,7 +41,9 @@ def clustered_bootstrap(
         return Estimate(math.nan, math.nan, math.nan, 0)
     names, index = clusters.unique(return_inverse=True)
     total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, values.double())
-    size = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, torch.ones_like(values, dtype=torch.float64))
+    size = torch.zeros(len(names), dtype=torch.float64).index_add_(
+        0, index, torch.ones_like(values, dtype=torch.float64)
+    )
     drawn = torch.randint(len(names), (draws, len(names)), generator=torch.Generator().manual_seed(seed))
     means = total[drawn].sum(1) / size[drawn].sum(1)
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
@@ -76,7 +78,9 @@ def length_controlled_win_rate(
     """Win rate at equal length: the logistic regression of a win on the standardised difference in length, read off at
     difference zero (after Dubois et al. 2024), with a bootstrap over prompts."""
     scale = length_difference.double().std(correction=0).clamp_min(1e-9)
-    features = torch.stack([torch.ones_like(wins, dtype=torch.float64), torch.tanh(length_difference.double() / scale)], 1)
+    features = torch.stack(
+        [torch.ones_like(wins, dtype=torch.float64), torch.tanh(length_difference.double() / scale)], 1
+    )
 
     def rate(rows: Tensor) -> float:
         return float(torch.sigmoid(logistic_fit(features[rows], wins.double()[rows])[0]))
@@ -84,5 +88,6 @@ def length_controlled_win_rate(
     generator = torch.Generator().manual_seed(seed)
     everything = torch.arange(len(wins))
     samples = [rate(torch.randint(len(wins), (len(wins),), generator=generator)) for _ in range(draws)]
-    low, high = torch.quantile(torch.tensor(samples, dtype=torch.float64), torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
+    low, high = torch.quantile(torch.tensor(samples, dtype=torch.float64), ends).tolist()
     return Estimate(rate(everything), low, high, len(wins))

