@@ -17,7 +17,7 @@ from whelp.maths.preference import BradleyTerry, PreferenceTargets
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit
 from whelp.monitors.surface import features
 from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
-from whelp.text.chat import Chat
+from whelp.text.chat import Chat, Rendered
 from whelp.types import Demonstration, Ranking, Sequences
 
 SCALE_PROMPTS = 64
@@ -185,11 +185,12 @@ def length_scores(rankings: Sequence[Ranking], texts: Sequence[str]) -> Float[Te
 
 def verdict(advantage: Estimate) -> str:
     """One sentence on whether this reward model may be trusted."""
-    points = f"{abs(advantage.mean) * 100:.0f} points (95% interval {advantage.low * 100:.0f} to {advantage.high * 100:.0f})"
+    interval = f"95% interval {advantage.low * 100:+.0f} to {advantage.high * 100:+.0f}"
+    points = f"{advantage.mean * 100:+.0f} points, {interval}"
     if advantage.low > 0:
-        return f"It beats the surface baseline by {points}."
+        return f"It beats the surface baseline ({points})."
     if advantage.high < 0:
-        return f"UNTRUSTWORTHY: it lies below the surface baseline by {points}; do not train on it."
+        return f"UNTRUSTWORTHY: it lies below the surface baseline ({points}); do not train on it."
     return f"UNTRUSTWORTHY: it does not beat the surface baseline by more than noise ({points}); label more."
 
 
@@ -197,25 +198,35 @@ def verdict(advantage: Estimate) -> str:
 
 
 def scale(
-    engine: Engine, chat: Chat, rankings: Sequence[Ranking], demonstrations: Sequence[Demonstration], *, has_policy: bool, seed: int
+    engine: Engine,
+    chat: Chat,
+    rankings: Sequence[Ranking],
+    demonstrations: Sequence[Demonstration],
+    *,
+    has_policy: bool,
+    seed: int,
 ) -> tuple[float, float]:
     """(gain, shift): the demonstrations' mean lies at 0 and the policy's own samples have unit variance.
 
-    Without a policy or demonstrations the rankings' completions stand in for what is missing.
+    Without demonstrations or a policy the rankings' completions stand in for what is missing.
     """
-    with engine.hold(render(chat, rankings)[0]) as held:
-        of_rankings = engine.rewards("reward", held).mean(0)
-    spread, centre = of_rankings.std(), of_rankings.mean()
-    if demonstrations:
-        rendered = [chat.demonstration(d) for d in demonstrations[: 4 * SCALE_PROMPTS]]
-        with engine.hold(Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])) as held:
-            centre = engine.rewards("reward", held).mean()
+    written = chat_scores(engine, [chat.demonstration(d) for d in demonstrations[:SCALE_PROMPTS]])
+    sampled = torch.empty(0)
     if has_policy:
         prompts = [ranking.prompt for ranking in rankings[:SCALE_PROMPTS]]
         completions = list(engine.sample("policy", prompts, SamplingParams(key=("scale", seed))))
-        rendered = [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions]
-        with engine.hold(Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])) as held:
-            spread = engine.rewards("reward", held).mean(0).std()
-    gain = float(1.0 / spread.clamp_min(1e-4))
-    return gain, gain * float(centre)
+        sampled = chat_scores(engine, [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
+    if not (len(written) and len(sampled)):
+        ranked = chat_scores(engine, [chat.answer(r.prompt, text) for r in rankings for text in r.completions])
+        written = written if len(written) else ranked
+        sampled = sampled if len(sampled) else ranked
+    gain = float(1.0 / sampled.std().clamp_min(1e-4))
+    return gain, gain * float(written.mean())
 
+
+def chat_scores(engine: Engine, rendered: Sequence[Rendered]) -> Float[Tensor, "N"]:
+    """Raw scores of rendered conversations."""
+    if not rendered:
+        return torch.empty(0)
+    with engine.hold(Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])) as held:
+        return engine.rewards("reward", held).mean(0)

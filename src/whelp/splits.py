@@ -1,0 +1,59 @@
+"""Who may learn from what: splits by prompt, and prompts that must not stand on both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from whelp.config import Recipe
+from whelp.errors import DataError
+from whelp.text.formats import Loaded, prompt_hash, read_rankings, split_by_hash
+from whelp.types import Message, Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class RankingSplit:
+    """Who learns from which rankings: each side is the other's held-out set where there is a judge."""
+
+    loaded: Loaded[Ranking]
+    test: Loaded[Ranking] | None
+    train: Sequence[Ranking]
+    held_out: Sequence[Ranking]
+    has_judge: bool
+
+
+def split_rankings(recipe: Recipe) -> RankingSplit:
+    """Halves by prompt where a judge is to be trained, a test fraction by prompt otherwise, or the user's own test file.
+
+    Raises `DataError` where a prompt of the test file stands in the training file too.
+    """
+    config = recipe.reward
+    loaded = read_rankings(config.train_file)
+    if config.test_file is not None:
+        test = read_rankings(config.test_file)
+        refuse_overlap(config.train_file, loaded.records, config.test_file, test.records)
+        return RankingSplit(loaded, test, loaded.records, test.records, False)
+    has_judge = recipe.evaluate.judge and "evaluate" in recipe.stages
+    fraction = 0.5 if has_judge else 1 - config.test_fraction
+    train, held_out = split_by_hash(loaded.records, lambda r: r.prompt.messages, fraction, "rankings")
+    if not train or not held_out:
+        raise DataError(
+            f"{config.train_file} holds {len(loaded.records)} rankings, too few to hold any out by prompt. Give more, or a "
+            "reward.test_file."
+        )
+    return RankingSplit(loaded, None, train, held_out, has_judge)
+
+
+def refuse_overlap(train_file: str, train: Sequence[Ranking], test_file: str, test: Sequence[Ranking]) -> None:
+    known = {prompt_hash(r.prompt.messages): r.prompt.id for r in train}
+    shared = [r.prompt.id for r in test if prompt_hash(r.prompt.messages) in known]
+    if shared:
+        raise DataError(
+            f"{len(shared)} prompts of {test_file} also stand in {train_file} (for example {', '.join(shared[:5])}): a "
+            "measurement on them would flatter the model. Take them out of one of the two."
+        )
+
+
+def user_turns(conversations: Iterable[Sequence[Message]]) -> list[str]:
+    """Hashes of every single user turn, so that a later turn of a conversation is remembered too."""
+    return [prompt_hash([message]) for messages in conversations for message in messages if message.role == "user"]

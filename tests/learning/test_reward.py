@@ -1,0 +1,67 @@
+"""A reward model recovers a ranking that is known, and nothing where there is nothing to learn."""
+
+from __future__ import annotations
+
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from whelp.config import RewardConfig
+from whelp.engines.base import ModelSpec, OptimizerSpec
+from whelp.engines.devices import Compute
+from whelp.engines.local import LocalEngine
+from whelp.progress import SilentProgress
+from whelp.runs.metrics import MetricsLog
+from whelp.stages import reward
+from whelp.stages.context import Stage
+from whelp.text.chat import Chat
+from whelp.types import Message, Prompt, Ranking
+
+LETTERS = "aehiost"
+
+
+def rankings(count: int, seed: int, is_known: bool = True) -> list[Ranking]:
+    """Three answers of one length each; known: the more of the letter e, the better; else ranks are drawn."""
+    draw = random.Random(seed)
+    made = []
+    for i in range(count):
+        texts = ["".join(draw.choice(LETTERS) for _ in range(12)) for _ in range(3)]
+        counts = [text.count("e") for text in texts]
+        ranks = [1 + sum(other > mine for other in counts) for mine in counts] if is_known else draw.sample([1, 2, 3], 3)
+        made.append(Ranking(Prompt(f"{seed}-{i}", (Message("user", "spell"),)), tuple(texts), tuple(ranks)))
+    return made
+
+
+def train(folder: Path, chat: Chat, compute: Compute, where: Path, data: list[Ranking], test: list[Ranking], **spec: float):
+    engine = LocalEngine(chat, compute)
+    settings = {"head": "scalar", "trainable_layers": 3, "optimizer": OptimizerSpec(), "fresh_head": True}
+    engine.add("reward", ModelSpec(source=folder, **(settings | spec)))
+    config = RewardConfig(num_train_epochs=6, learning_rate=3e-3, per_step_batch_size=16)
+    return reward.train(engine, chat, data, test, config, Stage(where, SilentProgress(), seed=0)), engine
+
+
+def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
+    result, engine = train(tiny_model_folder("llama"), chat, compute, tmp_path, rankings(160, 1), rankings(60, 2))
+    assert result["accuracy"]["low"] > 0.8
+    assert result["trusted"], result["verdict"]
+    gain, shift = reward.scale(engine, chat, rankings(160, 1), (), has_policy=False, seed=0)
+    with engine.hold(reward.render(chat, rankings(160, 1))[0]) as held:
+        scores = engine.rewards("reward", held).mean(0) * gain - shift
+    assert float(scores.mean()) == pytest.approx(0.0, abs=1e-3)
+    assert float(scores.std()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_drawn_ranking_teaches_nothing(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
+    result, _ = train(
+        tiny_model_folder("llama"), chat, compute, tmp_path, rankings(80, 1, is_known=False), rankings(120, 2)
+    )
+    assert result["accuracy"]["low"] < 0.62
+    assert not result["trusted"]
+    assert result["verdict"].startswith("UNTRUSTWORTHY")
+
+
+def test_a_zero_head_starts_at_ln_2(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
+    train(tiny_model_folder("llama"), chat, compute, tmp_path, rankings(16, 1), rankings(4, 2), head_std=0.0)
+    assert MetricsLog.read(tmp_path / "metrics.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
