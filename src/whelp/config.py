@@ -41,12 +41,16 @@ class RewardConfig(Section):
 
     model: str | None = Field(None, description="start from this model; empty: the SFT model, or the recipe's model")
     train_file: str = Field("builtin:rankings", description="rankings or pairs: a file or builtin:<name>")
-    test_file: str | None = Field(None, description="held-out rankings; empty: test_fraction of train_file, split by prompt")
+    test_file: str | None = Field(
+        None, description="held-out rankings; empty: test_fraction of train_file, split by prompt"
+    )
     test_fraction: Fraction = Field(0.2, description="share of the prompts held out where there is no test_file")
     num_train_epochs: PositiveInt = Field(3, description="passes over the rankings")
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
     learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")
-    per_step_batch_size: PositiveInt = Field(8, description="prompts (with all their completions) in one optimizer step")
+    per_step_batch_size: PositiveInt = Field(
+        8, description="prompts (with all their completions) in one optimizer step"
+    )
     warmup_ratio: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
@@ -58,7 +62,9 @@ class PPOConfig(Section):
     """Proximal policy optimisation on a leash to the SFT model."""
 
     train_file: str = Field("builtin:prompts", description="prompts: a file or builtin:<name>")
-    reward: Literal["model", "checker"] = Field("model", description="score by the reward model, or by the prompts' own checks")
+    reward: Literal["model", "checker"] = Field(
+        "model", description="score by the reward model, or by the prompts' own checks"
+    )
     reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
     total_episodes: PositiveInt = Field(640, description="completions sampled in all")
     batch_size: PositiveInt = Field(64, description="completions in one iteration")
@@ -70,8 +76,12 @@ class PPOConfig(Section):
     response_length: PositiveInt = Field(96, description="longest answer in tokens")
     temperature: Rate = Field(1.0, description="sampling temperature of the rollouts")
     kl_coef: float = Field(0.05, ge=0, description="strength of the leash: price of a nat of KL to the SFT model")
-    kl_estimator: Literal["k1", "k3"] = Field("k1", description="k1; k3 is refused: in the reward its gradient is wrong")
-    kl_target: Rate | None = Field(None, description="adapt kl_coef to hold this KL in nats (Ziegler 2019); empty: fixed")
+    kl_estimator: Literal["k1", "k3"] = Field(
+        "k1", description="k1; k3 is refused: in the reward its gradient is wrong"
+    )
+    kl_target: Rate | None = Field(
+        None, description="adapt kl_coef to hold this KL in nats (Ziegler 2019); empty: fixed"
+    )
     kl_horizon: PositiveInt = Field(10_000, description="episodes over which the adaptive controller corrects")
     target_kl: Rate | None = Field(None, description="end an iteration's epochs when the KL to its start exceeds this")
     cliprange: Rate = Field(0.2, description="the ratio is clipped to 1 +- this")
@@ -80,7 +90,9 @@ class PPOConfig(Section):
     lam: Fraction = Field(0.95, description="lambda of GAE")
     whiten_advantages: bool = Field(True, description="centre and scale advantages over the batch")
     score_clip: Rate | None = Field(None, description="clip scores to +- this; empty: do not")
-    missing_eos_penalty: float | None = Field(1.0, ge=0, description="taken from the score of an answer that was cut off")
+    missing_eos_penalty: float | None = Field(
+        1.0, ge=0, description="taken from the score of an answer that was cut off"
+    )
     ptx_coef: float = Field(0.0, ge=0, description="weight of the SFT loss on demonstrations mixed in (InstructGPT)")
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     save_steps: PositiveInt = Field(5, description="iterations between checkpoints")
@@ -104,7 +116,9 @@ class Recipe(Section):
     output_dir: str = Field("runs/assistant", description="the run directory")
     seed: int = Field(0, ge=0, description="every random draw follows from it")
     device: str = Field("auto", description="auto, cpu, cuda or mps")
-    dtype: Literal["auto", "bfloat16", "float32"] = Field("auto", description="format of the frozen weights and of computing")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="format of the frozen weights and of computing"
+    )
     trainable_layers: TrainableLayers = Field(4, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
     stages: tuple[Literal["sft", "reward", "ppo", "evaluate", "report"], ...] = Field(

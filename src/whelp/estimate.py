@@ -125,8 +125,12 @@ def _ppo(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
     config = recipe.ppo
     response = config.total_episodes * config.response_length * 0.6
     tokens = response + config.total_episodes * PROMPT_TOKENS
-    decode = 2 * size.total * response / EFFICIENCY["decode"] + 2 * size.total * (tokens - response) / EFFICIENCY["trunk"]
-    scoring = (2 * 2 * size.branch * tokens + 2 * 2 * size.head * response + 2 * 2 * size.branch * tokens) / EFFICIENCY["score"]
+    decode = (
+        2 * size.total * response / EFFICIENCY["decode"] + 2 * size.total * (tokens - response) / EFFICIENCY["trunk"]
+    )
+    scoring = (2 * 2 * size.branch * tokens + 2 * 2 * size.head * response + 2 * 2 * size.branch * tokens) / EFFICIENCY[
+        "score"
+    ]
     value = 6 * size.branch * tokens * config.num_ppo_epochs / EFFICIENCY["train"]
     trunk_once = 2 * size.trunk * tokens / EFFICIENCY["trunk"]
     policy = _train(size, tokens, response, config.num_ppo_epochs) - trunk_once

@@ -6,7 +6,7 @@ The stages themselves know no files and no engine; here they meet both.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -256,7 +256,12 @@ def ppo_reward(place: Workplace, engine: LocalEngine) -> Reward:
         return CheckerReward()
     folder = place.reward_model
     warn_or_refuse(place, read_json(folder / "metrics.json"))
-    engine.add("reward", ModelSpec(source=folder, head="scalar", trainable_layers=place.recipe.trainable_layers, members=members_in(folder)))
+    engine.add(
+        "reward",
+        ModelSpec(
+            source=folder, head="scalar", trainable_layers=place.recipe.trainable_layers, members=members_in(folder)
+        ),
+    )
     config = engine.models["reward"].source.config
     return ModelReward(engine, "reward", float(getattr(config, "reward_shift", 0.0)))
 
@@ -316,8 +321,8 @@ def evaluate_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.evaluate
     loaded = read_prompts(config.prompts)
     place.tell(loaded)
-    refuse_trained(place, loaded.records)
     models = compared(place)
+    refuse_trained(place, models.values(), loaded.records)
     engine = place.engine(next(iter(models.values())))
     for name, folder in models.items():
         engine.add(name, place.spec(folder))
@@ -332,13 +337,14 @@ def evaluate_work(place: Workplace) -> dict[str, Any]:
     )
 
 
-def refuse_trained(place: Workplace, prompts: Sequence[Prompt]) -> None:
-    """Raises `DataError` where an evaluation prompt has trained a model of this run."""
-    trained = place.run.training_prompts()
+def refuse_trained(place: Workplace, models: Iterable[Path], prompts: Sequence[Prompt]) -> None:
+    """Raises `DataError` where an evaluation prompt has trained one of the models, in this run or in the run it lies in."""
+    runs = [place.run, *(Run(folder.resolve().parent) for folder in models)]
+    trained = set[str]().union(*(run.training_prompts() for run in runs))
     seen = [p.id for p in prompts if prompt_hash([Message("user", p.text)]) in trained]
     if seen:
         raise DataError(
-            f"{len(seen)} of {len(prompts)} evaluation prompts were trained on in this run (for example "
+            f"{len(seen)} of {len(prompts)} evaluation prompts were trained on by a model compared here (for example "
             f"{', '.join(seen[:5])}). Take them out: answers to them prove nothing."
         )
 

@@ -167,4 +167,3 @@ class ChatSession:
         (completion,) = self.engine.sample("model", [prompt], params)
         self.messages.append(Message("assistant", completion.text))
         return completion.text
-

@@ -23,7 +23,9 @@ from whelp.text.chat import Chat
 from whelp.types import Completion, Message, Prompt
 
 WANTED = 17
-PROMPTS = [Prompt(f"p{i}", (Message("user", text),)) for i, text in enumerate(["hello", "how are you", "the end", "two"])]
+PROMPTS = [
+    Prompt(f"p{i}", (Message("user", text),)) for i, text in enumerate(["hello", "how are you", "the end", "two"])
+]
 
 
 def share_of_wanted(completions: Sequence[Completion], held: Held) -> torch.Tensor:
@@ -36,7 +38,9 @@ def engine_on(folder: Path, chat: Chat, compute: Compute) -> LocalEngine:
     optimizer = OptimizerSpec(max_grad_norm=1.0)
     engine.add("policy", ModelSpec(source=folder, trainable_layers=2, optimizer=optimizer))
     engine.add("reference", ModelSpec(copy_of="policy", trainable_layers=2))
-    engine.add("value", ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers=2, optimizer=optimizer))
+    engine.add(
+        "value", ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers=2, optimizer=optimizer)
+    )
     return engine
 
 
@@ -48,7 +52,9 @@ def config_of(**changes: object) -> PPOConfig:
     return PPOConfig(**(settings | changes))
 
 
-def train(folder: Path, chat: Chat, compute: Compute, where: Path, reward: Callable = share_of_wanted, **changes: object):
+def train(
+    folder: Path, chat: Chat, compute: Compute, where: Path, reward: Callable = share_of_wanted, **changes: object
+):
     engine = engine_on(folder, chat, compute)
     ppo.train(engine, chat, PROMPTS, reward, config_of(**changes), Stage(where, SilentProgress(), seed=0))
     return MetricsLog.read(where / "metrics.jsonl")
@@ -81,8 +87,12 @@ def test_the_adaptive_leash_follows_the_kl(tiny_model_folder, chat: Chat, comput
     assert lines[1]["objective/kl_coef"] < 0.01 < lines[-1]["objective/kl_coef"]
 
 
-def test_the_critic_learns_before_the_policy_moves(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
-    lines = train(tiny_model_folder("llama"), chat, compute, tmp_path, critic_warmup_iterations=4, total_episodes=64 * 5)
+def test_the_critic_learns_before_the_policy_moves(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    lines = train(
+        tiny_model_folder("llama"), chat, compute, tmp_path, critic_warmup_iterations=4, total_episodes=64 * 5
+    )
     assert all("loss/policy_avg" not in line for line in lines[:4])
     assert "loss/policy_avg" in lines[4]
     assert all(line["objective/kl"] == pytest.approx(0.0, abs=1e-5) for line in lines)
@@ -94,7 +104,9 @@ def test_target_kl_ends_the_epochs(tiny_model_folder, chat: Chat, compute: Compu
     assert all(line["updates"] == 2 for line in lines[1:])
 
 
-def test_a_nan_stops_with_step_batch_and_checkpoint_named(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
+def test_a_nan_stops_with_step_batch_and_checkpoint_named(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
     def broken(completions: Sequence[Completion], held: Held) -> torch.Tensor:
         return torch.full((len(completions),), math.nan)
 

@@ -29,12 +29,16 @@ def rankings(count: int, seed: int, is_known: bool = True) -> list[Ranking]:
     for i in range(count):
         texts = ["".join(draw.choice(LETTERS) for _ in range(12)) for _ in range(3)]
         counts = [text.count("e") for text in texts]
-        ranks = [1 + sum(other > mine for other in counts) for mine in counts] if is_known else draw.sample([1, 2, 3], 3)
+        ranks = (
+            [1 + sum(other > mine for other in counts) for mine in counts] if is_known else draw.sample([1, 2, 3], 3)
+        )
         made.append(Ranking(Prompt(f"{seed}-{i}", (Message("user", "spell"),)), tuple(texts), tuple(ranks)))
     return made
 
 
-def train(folder: Path, chat: Chat, compute: Compute, where: Path, data: list[Ranking], test: list[Ranking], **spec: float):
+def train(
+    folder: Path, chat: Chat, compute: Compute, where: Path, data: list[Ranking], test: list[Ranking], **spec: float
+):
     engine = LocalEngine(chat, compute)
     settings = {"head": "scalar", "trainable_layers": 3, "optimizer": OptimizerSpec(), "fresh_head": True}
     engine.add("reward", ModelSpec(source=folder, **(settings | spec)))

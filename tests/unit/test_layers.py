@@ -62,7 +62,12 @@ def test_the_command_line_starts_without_torch() -> None:
         tree = ast.parse(file.read_text())
         top = {a.name for node in tree.body if isinstance(node, ast.Import) for a in node.names}
         top |= {node.module or "" for node in tree.body if isinstance(node, ast.ImportFrom)}
-        heavy = {name for name in top if name.split(".")[0] in ("torch", "transformers") or name.startswith(("whelp.engines", "whelp.stages", "whelp.pipeline"))}
+        heavy = {
+            name
+            for name in top
+            if name.split(".")[0] in ("torch", "transformers")
+            or name.startswith(("whelp.engines", "whelp.stages", "whelp.pipeline"))
+        }
         assert not heavy, (file.name, heavy)
 
 

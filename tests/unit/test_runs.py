@@ -183,7 +183,7 @@ def test_a_full_disk_says_where_how_much_and_that_nothing_is_lost(tmp_path: Path
 
 
 def test_a_full_disk_is_found_behind_another_exception(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="disk is full"), as_run_error(tmp_path):
+    with pytest.raises(RunError, match="disk is full"), as_run_error(tmp_path):  # noqa: PT012
         try:
             raise OSError(errno.ENOSPC, "full")
         except OSError:
@@ -259,7 +259,7 @@ def test_a_second_process_is_told_who_holds_the_run(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_released_by_an_error_and_held_once_only(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="bug"), RunLock(tmp_path):
+    with pytest.raises(ValueError, match="bug"), RunLock(tmp_path):  # noqa: PT012
         with pytest.raises(RunError, match=str(os.getpid())), RunLock(tmp_path):
             pass
         raise ValueError("bug")

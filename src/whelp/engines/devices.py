@@ -25,7 +25,9 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
     chosen, device_reason = _device(device)
     number_format, dtype_reason = _dtype(dtype, chosen)
     threads = physical_cores()
-    return Compute(chosen, number_format, threads, f"{device_reason}; {dtype_reason}; {threads} threads, one a physical core")
+    return Compute(
+        chosen, number_format, threads, f"{device_reason}; {dtype_reason}; {threads} threads, one a physical core"
+    )
 
 
 def _device(name: str) -> tuple[torch.device, str]:

@@ -62,7 +62,9 @@ class Sampler:
         self.layers = below + branch.decoder.config.num_hidden_layers
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[tuple[int, ...]], names: Sequence[str], params: SamplingParams) -> Iterator[Sampled]:
+    def sample(
+        self, prompts: Sequence[tuple[int, ...]], names: Sequence[str], params: SamplingParams
+    ) -> Iterator[Sampled]:
         """`params.n` answers to every prompt, in the order in which they finish."""
         waiting = deque((p, s) for p in range(len(prompts)) for s in range(params.n))
         if not waiting:
@@ -94,9 +96,7 @@ class Sampler:
     ) -> list[Row]:
         """Prefill waiting prompts into the free rows, each prompt once, and draw their first tokens."""
         taken = [waiting.popleft() for _ in range(min(slots - first, len(waiting)))]
-        new = [
-            Row(p, s, len(prompts[p]), uniforms(params.key, names[p], s, params.max_new_tokens)) for p, s in taken
-        ]
+        new = [Row(p, s, len(prompts[p]), uniforms(params.key, names[p], s, params.max_new_tokens)) for p, s in taken]
         places: dict[int, list[int]] = {}
         for offset, row in enumerate(new):
             places.setdefault(row.prompt, []).append(first + offset)
@@ -104,7 +104,9 @@ class Sampler:
         table: dict[int, Tensor] = {}
         for piece in pieces([len(prompts[p]) for p in distinct], range(len(distinct)), PREFILL_TOKENS):
             chosen = [distinct[i] for i in piece]
-            table |= zip(chosen, self._prefill([prompts[p] for p in chosen], [places[p][0] for p in chosen], cache), strict=True)
+            table |= zip(
+                chosen, self._prefill([prompts[p] for p in chosen], [places[p][0] for p in chosen], cache), strict=True
+            )
         for prompt, rows in places.items():
             for row in rows[1:]:
                 cache.share(rows[0], row, len(prompts[prompt]))
@@ -112,7 +114,9 @@ class Sampler:
         self._draw(new, logits, params)
         return new
 
-    def _prefill(self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int], cache: SlotCache) -> Float[Tensor, "B V"]:
+    def _prefill(
+        self, prompts: Sequence[tuple[int, ...]], rows: Sequence[int], cache: SlotCache
+    ) -> Float[Tensor, "B V"]:
         tokens = pad_right([torch.tensor(p) for p in prompts]).to(self.device)
         last = torch.tensor([len(p) - 1 for p in prompts], device=self.device)
         cache.prefill(torch.tensor(rows, device=self.device))

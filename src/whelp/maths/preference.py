@@ -26,7 +26,9 @@ class PreferenceTargets:
     probability: Float[Tensor, "B K"]
 
 
-def comparisons(targets: PreferenceTargets) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"]]:
+def comparisons(
+    targets: PreferenceTargets,
+) -> tuple[Int[Tensor, "N"], Int[Tensor, "N"], Float[Tensor, "N"], Float[Tensor, "N"]]:
     """Each compared pair once: rows i and j, P(i better than j), and the weight 1 / (pairs of that prompt)."""
     groups, inverse = targets.group.unique(return_inverse=True)
     slots = targets.probability.shape[1]

@@ -14,7 +14,9 @@ def clip_scores(scores: Float[Tensor, "B"], bound: float | None) -> Float[Tensor
     return scores if bound is None else scores.clamp(-bound, bound)
 
 
-def missing_eos(scores: Float[Tensor, "B"], is_finished: Bool[Tensor, "B"], penalty: float | None) -> Float[Tensor, "B"]:
+def missing_eos(
+    scores: Float[Tensor, "B"], is_finished: Bool[Tensor, "B"], penalty: float | None
+) -> Float[Tensor, "B"]:
     """Take `penalty` from the score of every answer that was cut off at the length limit."""
     return scores if penalty is None else torch.where(is_finished, scores, scores - penalty)
 

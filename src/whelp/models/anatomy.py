@@ -31,7 +31,11 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     """The plan of this model; raises `ModelError` when its parts are not where the plan says."""
     plan = ANATOMIES.get(model.config.model_type, Anatomy())
     decoder = getattr(model, plan.decoder, None)
-    if decoder is None or not isinstance(getattr(decoder, plan.layers, None), nn.ModuleList) or not hasattr(decoder, plan.norm):
+    if (
+        decoder is None
+        or not isinstance(getattr(decoder, plan.layers, None), nn.ModuleList)
+        or not hasattr(decoder, plan.norm)
+    ):
         raise ModelError(
             f"the model type {model.config.model_type!r} is not built as {plan.decoder}.{plan.layers} and "
             f"{plan.decoder}.{plan.norm}; add its plan to ANATOMIES in whelp/models/anatomy.py."
@@ -68,7 +72,10 @@ def slice_layers(model: nn.Module, start: int, stop: int, *, norm: nn.Module | N
     config.num_hidden_layers = stop - start
     if getattr(config, "layer_types", None):
         config.layer_types = list(config.layer_types[start:stop])
-    parts: dict[str, Any] = {plan.layers: nn.ModuleList(list(getattr(decoder, plan.layers))[start:stop]), "config": config}
+    parts: dict[str, Any] = {
+        plan.layers: nn.ModuleList(list(getattr(decoder, plan.layers))[start:stop]),
+        "config": config,
+    }
     if norm is not None:
         parts[plan.norm] = norm
     if plan.positions and start > 0:

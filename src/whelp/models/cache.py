@@ -37,7 +37,9 @@ class SlotLayer(CacheLayerMixin):
         self.values = value_states.new_zeros(self.slots, value_states.shape[1], self.length, value_states.shape[3])
         self.is_initialized = True
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
+    ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self.window
@@ -88,7 +90,9 @@ class SlotCache(Cache):
             layer.move(source, target, length)
 
 
-def decode_masks(config: object, positions: Int[Tensor, "B"], width: int) -> Bool[Tensor, "B 1 1 W"] | dict[str, Tensor]:
+def decode_masks(
+    config: object, positions: Int[Tensor, "B"], width: int
+) -> Bool[Tensor, "B 1 1 W"] | dict[str, Tensor]:
     """What each row's new token may see: everything up to itself, or its sliding window.
 
     Models with layers of several types expect one mask for each type.

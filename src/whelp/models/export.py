@@ -33,7 +33,9 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 
 {note}
 """
-LM_NOTE = "Prompts go through the tokenizer's chat template. The run's manifest.json holds the exact recipe and data hashes."
+LM_NOTE = (
+    "Prompts go through the tokenizer's chat template. The run's manifest.json holds the exact recipe and data hashes."
+)
 REWARD_NOTE = (
     "The logit of the last token of a rendered conversation is its reward, up to the constant `reward_shift` in config.json "
     "(reward = logit - reward_shift). The run's manifest.json holds the exact recipe and data hashes."
@@ -78,7 +80,9 @@ def write_folder(
 
 
 def _save(state: Mapping[str, Tensor], file: Path) -> None:
-    save_file({name: tensor.detach().contiguous().cpu().clone() for name, tensor in state.items()}, file, {"format": "pt"})
+    save_file(
+        {name: tensor.detach().contiguous().cpu().clone() for name, tensor in state.items()}, file, {"format": "pt"}
+    )
 
 
 def _class_name(config: PretrainedConfig, head: str) -> str:

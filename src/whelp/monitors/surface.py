@@ -8,8 +8,12 @@ from collections import Counter
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 POLITE = re.compile(r"\b(please|thank|thanks|sorry|glad|happy to|welcome|kind|hope)\b", re.I)
-CONFIDENT = re.compile(r"\b(definitely|certainly|clearly|obviously|absolutely|undoubtedly|always|never|of course|sure)\b", re.I)
-HEDGED = re.compile(r"\b(may|might|perhaps|maybe|possibly|probably|seems?|likely|not sure|uncertain|I think|could)\b", re.I)
+CONFIDENT = re.compile(
+    r"\b(definitely|certainly|clearly|obviously|absolutely|undoubtedly|always|never|of course|sure)\b", re.I
+)
+HEDGED = re.compile(
+    r"\b(may|might|perhaps|maybe|possibly|probably|seems?|likely|not sure|uncertain|I think|could)\b", re.I
+)
 FLATTERY = re.compile(
     r"\b((great|excellent|brilliant|wonderful|fantastic|amazing|insightful|good|smart|clever) (question|point|idea|thinking)"
     r"|you('re| are) (so |very |really )?(smart|brilliant|insightful|clever|right to))",

@@ -64,7 +64,9 @@ class Stage:
         if self.stop_requested or (step % self.save_steps == 0 and step < total):
             self.save(engine, step, **state)
         if self.stop_requested:
-            raise Interrupted(f"stopped after step {step} of {total} of {self.folder.name}; everything up to there is saved")
+            raise Interrupted(
+                f"stopped after step {step} of {total} of {self.folder.name}; everything up to there is saved"
+            )
 
     @contextmanager
     def listening(self) -> Iterator[None]:

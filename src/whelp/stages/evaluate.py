@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -193,7 +194,7 @@ def overall(answers: Sequence[Judged], models: Sequence[str]) -> dict[str, Any]:
 def differences(answers: Sequence[Judged], models: Sequence[str]) -> dict[str, Any]:
     """Paired differences of each model to the one before it, by prompt, with bootstrap intervals over prompts."""
     result: dict[str, Any] = {}
-    for before, after in zip(models, models[1:], strict=False):
+    for before, after in pairwise(models):
         result[f"{after} - {before}"] = {
             mode: paired(pick(answers, after, mode), pick(answers, before, mode)).as_dict() for mode in modes(answers)
         }

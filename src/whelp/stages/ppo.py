@@ -79,7 +79,9 @@ def train(
             stage.log.append(step, episode=step * config.batch_size, **metrics)
             _log_samples(stage, step, rollout)
             stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef)
-            bar.advance(1, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=metrics["response_length"])
+            bar.advance(
+                1, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=metrics["response_length"]
+            )
     lines = stage.log.read(stage.log.path)
     return {"iterations": iterations, "episodes": iterations * config.batch_size, "first": lines[0], "last": lines[-1]}
 
@@ -117,7 +119,11 @@ def learn(
         if config.target_kl is not None and updates[-1].get("policy/approxkl", 0.0) > config.target_kl:
             break
     explained = explained_variance(rollout.values, returns, rollout.is_response)
-    return rollout_metrics(rollout, rewards, kl_coef) | update_metrics(updates) | {"val/explained": explained, "lr": lr["policy"]}
+    return (
+        rollout_metrics(rollout, rewards, kl_coef)
+        | update_metrics(updates)
+        | {"val/explained": explained, "lr": lr["policy"]}
+    )
 
 
 def sample(
@@ -222,9 +228,7 @@ def update_metrics(updates: Sequence[Metrics]) -> Metrics:
     return result
 
 
-def explained_variance(
-    values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]
-) -> float:
+def explained_variance(values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> float:
     """1 - Var(returns - values) / Var(returns) over response tokens: 1 for a perfect critic, 0 for a constant one."""
     variance = float(returns[mask].var(correction=0))
     return 1.0 - float((returns - values)[mask].var(correction=0)) / variance if variance > 0 else 0.0

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.config import RewardConfig
-from whelp.engines.base import Engine, Held, SamplingParams, Term
+from whelp.engines.base import Engine, SamplingParams, Term
 from whelp.maths.preference import BradleyTerry, PreferenceTargets
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit
 from whelp.monitors.surface import features
@@ -62,7 +62,9 @@ def train(
 def render(chat: Chat, rankings: Sequence[Ranking]) -> tuple[Sequences, int]:
     """All completions of all rankings in order, those of one prompt in one group; and how many lost their start."""
     rendered = [(chat.answer(r.prompt, text), g) for g, r in enumerate(rankings) for text in r.completions]
-    sequences = Sequences([r.tokens for r, _ in rendered], [r.is_response for r, _ in rendered], [g for _, g in rendered])
+    sequences = Sequences(
+        [r.tokens for r, _ in rendered], [r.is_response for r, _ in rendered], [g for _, g in rendered]
+    )
     return sequences, sum(r.is_truncated for r, _ in rendered)
 
 
@@ -107,7 +109,11 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
     """Held-out accuracy with its interval clustered by prompt, beside what the surface alone gives."""
     pairs = compare(engine, chat, rankings, held_out)
     if len(pairs.margin) == 0:
-        return {"n": 0, "trusted": False, "verdict": "There are no held-out pairs, so nothing is known of this reward model."}
+        return {
+            "n": 0,
+            "trusted": False,
+            "verdict": "There are no held-out pairs, so nothing is known of this reward model.",
+        }
     model, surface = right(pairs.margin), right(pairs.surface_margin)
     accuracy = clustered_bootstrap(model, pairs.cluster)
     advantage = clustered_bootstrap(model - surface, pairs.cluster)
