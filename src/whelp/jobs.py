@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from whelp.config import Recipe
+from whelp.config import PPOConfig, Recipe, RewardConfig, SFTConfig
 from whelp.engines.base import ModelSpec, OptimizerSpec
 from whelp.engines.devices import Compute, choose
 from whelp.engines.local import LocalEngine
@@ -231,7 +231,7 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
     place.tell(loaded)
     place.run.record_training_prompts("ppo", user_turns(p.messages for p in loaded.records))
     engine = place.engine(place.policy, temperature=config.temperature)
-    engine.add("policy", place.spec(place.policy, optimizer=optimizer(config)))
+    engine.add("policy", place.spec(place.policy, optimizer=ppo_optimizer(config)))
     engine.add("reference", place.spec(None, copy_of="policy"))
     say_notes(place, engine, "policy")
     check_prompts(engine, loaded.records, config.response_length)
@@ -241,7 +241,7 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
         copy_of="reward" if config.reward == "model" else "policy",
         head="scalar",
         head_std=0.0,
-        optimizer=optimizer(config),
+        optimizer=ppo_optimizer(config),
     )
     engine.add("value", critic)
     demonstrations = read_demonstrations(place.recipe.sft.train_file).records if config.ptx_coef else ()
@@ -352,8 +352,13 @@ def refuse_trained(place: Workplace, models: Iterable[Path], prompts: Sequence[P
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def optimizer(config: Any) -> OptimizerSpec:
-    return OptimizerSpec(weight_decay=getattr(config, "weight_decay", 0.0), max_grad_norm=config.max_grad_norm)
+def optimizer(config: SFTConfig | RewardConfig) -> OptimizerSpec:
+    return OptimizerSpec(eps=1e-8, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm)
+
+
+def ppo_optimizer(config: PPOConfig) -> OptimizerSpec:
+    """Adam's eps is larger in PPO, where late gradients are small and noisy (Huang et al. 2024)."""
+    return OptimizerSpec(eps=1e-5, max_grad_norm=config.max_grad_norm)
 
 
 def say_notes(place: Workplace, engine: LocalEngine, model: str) -> None:

@@ -30,12 +30,16 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_jsonl(folder / "demos.jsonl", [{"prompt": f"say {w}", "completion": f"{w} {w}."} for w in WORDS * 1])
+    write_jsonl(folder / "demos.jsonl", [{"prompt": f"say {w}", "completion": f"{w} {w}."} for w in WORDS])
+    answers = ["yes", "nah", "hmm"]  # alike on the surface, so that nothing but the words can be learned
     write_jsonl(
         folder / "rankings.jsonl",
-        [{"prompt": f"rank {w} {i}", "completions": [w, f"{w} {w} fine", "no"], "ranks": [2, 1, 2 + i]}
-         for i in (0, 1) for w in WORDS],
-    )  # fmt: skip
+        [
+            {"prompt": f"rank {w} {i}", "completions": [f"{a} {a} {a}" for a in answers], "ranks": [1, 2 + i % 2, 2]}
+            for i in range(4)
+            for w in WORDS
+        ],
+    )
     write_jsonl(folder / "prompts.jsonl", [{"prompt": f"talk of {w}"} for w in WORDS[:8]])
     check = {"kind": "helps", "any": ["fine"]}
     write_jsonl(
@@ -61,7 +65,7 @@ def recipe_of(model: Path, data: Path, output_dir: Path, **ppo: object) -> Recip
             "trainable_layers": 2,
             "dtype": "float32",
             "sft": {"train_file": str(data / "demos.jsonl"), "num_train_epochs": 1, "per_step_batch_size": 4},
-            "reward": {"train_file": str(data / "rankings.jsonl"), "num_train_epochs": 1},
+            "reward": {"train_file": str(data / "rankings.jsonl"), "num_train_epochs": 3, "learning_rate": 3e-3},
             "ppo": settings | ppo,
             "evaluate": {"prompts": str(data / "evaluation.jsonl"), "max_new_tokens": 6},
         }
@@ -162,16 +166,22 @@ pipeline.run(Recipe.model_validate_json(sys.argv[1]), ["whelp", "run"], "--resum
 def start(recipe: Recipe, *flags: str) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", SCRIPT, recipe.model_dump_json(), *flags]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    with errors_of(recipe).open("a") as errors:
+        return subprocess.Popen(command, env=environment, stderr=errors)
+
+
+def errors_of(recipe: Recipe) -> Path:
+    return Path(recipe.output_dir).with_suffix(".stderr")
 
 
 def lines_in(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def wait_for(process: subprocess.Popen, file: Path, lines: int) -> None:
-    while lines_in(file) < lines:
-        assert process.poll() is None, f"ended before line {lines}: {process.stderr.read() if process.stderr else ''}"
+def wait_for(process: subprocess.Popen, recipe: Recipe, lines: int) -> None:
+    """Until PPO has logged so many iterations."""
+    while lines_in(Path(recipe.output_dir) / "ppo" / "metrics.jsonl") < lines:
+        assert process.poll() is None, f"ended before line {lines}: {errors_of(recipe).read_text()}"
         time.sleep(0.005)
 
 
@@ -184,18 +194,17 @@ def bits(folder: Path) -> dict[str, str]:
 def test_a_killed_run_resumes_to_the_same_bits(tiny_model_folder, data: Path, tmp_path: Path) -> None:
     whole, killed = (recipe_of(tiny_model_folder("llama"), data, tmp_path / name) for name in ("whole", "killed"))
     reference = start(whole)
-    assert reference.wait() == 0, reference.stderr.read() if reference.stderr else ""
+    assert reference.wait() == 0, errors_of(whole).read_text()
     for lines in (3, 5):  # once right behind a checkpoint, once between two
         process = start(killed, "--resume")
-        log = Path(killed.output_dir) / "ppo" / "metrics.jsonl"
-        wait_for(process, log, lines)
+        wait_for(process, killed, lines)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (Path(killed.output_dir) / "ppo" / "DONE.json").exists()
     with pytest.raises(RunError, match="--resume"):
         run(killed)
     final = start(killed, "--resume")
-    assert final.wait() == 0, final.stderr.read() if final.stderr else ""
+    assert final.wait() == 0, errors_of(killed).read_text()
     assert bits(Path(killed.output_dir) / "ppo") == bits(Path(whole.output_dir) / "ppo")
     assert bits_of_evaluation(killed) == bits_of_evaluation(whole)
 
@@ -208,11 +217,10 @@ def bits_of_evaluation(recipe: Recipe) -> bytes:
 def test_ctrl_c_saves_and_says_how_to_go_on(tiny_model_folder, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tiny_model_folder("llama"), data, tmp_path / "run", save_steps=1000)
     process = start(recipe)
-    log = Path(recipe.output_dir) / "ppo" / "metrics.jsonl"
-    wait_for(process, log, 2)
+    wait_for(process, recipe, 2)
     process.send_signal(signal.SIGINT)
     assert process.wait() != 0
-    assert Interrupted.__name__ in (process.stderr.read() if process.stderr else "")
+    assert Interrupted.__name__ in errors_of(recipe).read_text()
     (checkpoint,) = (Path(recipe.output_dir) / "ppo").glob("checkpoint-*")
     assert int(checkpoint.name.removeprefix("checkpoint-")) >= 2
     assert states(run(recipe, resume=True))["ppo"] == "resumed"
