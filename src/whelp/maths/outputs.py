@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -50,10 +50,8 @@ class Loss(Protocol):
     """A frozen, picklable dataclass. The engine divides by the count of the *whole* batch, so that no result depends on
     how the batch was cut into pieces."""
 
-    @property
-    def quantity(self) -> Quantity:
-        """Which output of the model the loss reads."""
-        ...
+    quantity: ClassVar[Quantity]
+    """Which output of the model the loss reads."""
 
     def count(self, targets: Any) -> float:
         """Units in these targets, known before any forward pass."""
