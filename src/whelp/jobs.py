@@ -330,7 +330,8 @@ def evaluate_work(place: Workplace) -> dict[str, Any]:
     judge, folder = None, judge_folder(place)
     if folder is not None:
         engine.add("judge", place.spec(folder, head="scalar", members=members_in(folder)))
-        judge = read_json(folder / "metrics.json") or None
+        measured = read_json(folder / "metrics.json")
+        judge = measured if measured.get("n") else None
     shown = read_prompts(BRIEF).records if config.prompts.startswith("builtin:") else ()
     return evaluate.run(
         engine, engine.chat, list(models), loaded.records, shown, config, place.stage("evaluate"), judge

@@ -48,7 +48,7 @@ def train(
 
 def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
     result, engine = train(tiny_model_folder("llama"), chat, compute, tmp_path, rankings(160, 1), rankings(60, 2))
-    assert result["accuracy"]["low"] > 0.8
+    assert result["accuracy_interval"]["low"] > 0.8
     assert result["trusted"], result["verdict"]
     gain, shift = reward.scale(engine, chat, rankings(160, 1), (), has_policy=False, seed=0)
     with engine.hold(reward.render(chat, rankings(160, 1))[0]) as held:
@@ -61,7 +61,7 @@ def test_a_drawn_ranking_teaches_nothing(tiny_model_folder, chat: Chat, compute:
     result, _ = train(
         tiny_model_folder("llama"), chat, compute, tmp_path, rankings(80, 1, is_known=False), rankings(120, 2)
     )
-    assert result["accuracy"]["low"] < 0.62
+    assert result["accuracy_interval"]["low"] < 0.62
     assert not result["trusted"]
     assert result["verdict"].startswith("UNTRUSTWORTHY")
 

@@ -141,7 +141,7 @@ def write_training(run: Path) -> None:
         put(
             run / name / "metrics.json",
             {
-                "accuracy": rate(0.76, 300), "margin": 1.21, "loss": 0.51, "n": 300, "prompts": 90,
+                "accuracy": 0.76, "accuracy_interval": rate(0.76, 300), "margin": 1.21, "loss": 0.51, "n": 300, "prompts": 90,
                 "surface": {"accuracy": rate(0.64, 300)}, "length": {"accuracy": rate(0.57, 300)},
                 "advantage": {"mean": 0.12, "low": 0.06, "high": 0.18}, "trusted": True,
                 "by_category": {name: {"accuracy": rate(0.5 + 0.05 * i, 40)} for i, name in enumerate(SUITES)},

@@ -248,7 +248,7 @@ def _preferences(result: Json) -> Preferences | None:
     return Preferences(
         trusted=boolean(result.get("trusted")),
         verdict=text(result.get("verdict")),
-        accuracy=interval(result.get("accuracy")),
+        accuracy=interval(result.get("accuracy_interval")),
         surface=_accuracy(result.get("surface")),
         length=_accuracy(result.get("length")),
         advantage=interval(result.get("advantage")),

@@ -266,7 +266,7 @@ def verdict_of_judge(
         wins.append(0.5 if a.completion.text == b.completion.text else float(difference > 0))
         extra.append(float(len(a.completion.tokens) - len(b.completion.tokens)))
     won = torch.tensor(wins)
-    accuracy, length = judge["accuracy"], judge["length"]["accuracy"]
+    accuracy, length = judge["accuracy_interval"], judge["length"]["accuracy"]
     counted = accuracy["low"] > length["mean"]
     why = (
         f"on its own {judge['n']} held-out pairs the judge is right in {accuracy['mean']:.0%} "

@@ -123,7 +123,8 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
         here = torch.tensor([c == category for c in pairs.category])
         by_category[category] = {"accuracy": clustered_bootstrap(model[here], pairs.cluster[here]).as_dict()}
     return {
-        "accuracy": accuracy.as_dict(),
+        "accuracy": accuracy.mean,
+        "accuracy_interval": accuracy.as_dict(),
         "margin": float(pairs.margin.mean()),
         "loss": float(torch.nn.functional.softplus(-pairs.margin).mean()),
         "n": len(pairs.margin),
