@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.jobs import Workplace, has_judge, jobs_of
+from whelp.jobs import Workplace, jobs_of
 from whelp.runs.manifest import fingerprint_parts
+from whelp.splits import has_judge
 from whelp.text.formats import read_demonstrations, read_prompts
 
 TOKENS_PER_WORD = 1.35

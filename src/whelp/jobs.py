@@ -25,7 +25,7 @@ from whelp.rewards.model import ModelReward
 from whelp.rewards.rules import CheckerReward
 from whelp.runs.files import read_json, sha256_file, sha256_json
 from whelp.runs.manifest import DONE, Run
-from whelp.splits import RankingSplit, split_rankings, user_turns
+from whelp.splits import RankingSplit, has_judge, split_rankings, user_turns
 from whelp.stages import evaluate, ppo, reward, sft
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
@@ -47,6 +47,7 @@ class Workplace:
     """`whelp evaluate` only: the models to compare, by name."""
     judge: str | None = None
     """`whelp evaluate` only: the folder of the judge."""
+    weight_ids: dict[Path, str] = field(default_factory=dict, init=False)
 
     @cached_property
     def compute(self) -> Compute:
@@ -116,8 +117,10 @@ def model_id(place: Workplace, folder: Path) -> str:
     """A stage of this run by what it was made from, any other model by its weights."""
     if folder.parent == place.run.path:
         return str(read_json(folder / DONE).get("fingerprint", "not made yet"))
-    weights = sorted(folder.glob("*.safetensors"))
-    return sha256_json([sha256_file(file) for file in (*weights, folder / "config.json")])
+    if folder not in place.weight_ids:  # several stages ask, and large weights take a while to hash
+        weights = sorted(folder.glob("*.safetensors"))
+        place.weight_ids[folder] = sha256_json([sha256_file(file) for file in (*weights, folder / "config.json")])
+    return place.weight_ids[folder]
 
 
 # -- sft --------------------------------------------------------------------------------------------------------------
@@ -157,7 +160,7 @@ def reward_inputs(place: Workplace) -> dict[str, str]:
     inputs = {"model": model_id(place, reward_source(place)), "rankings": split.loaded.sha256}
     if split.test is not None:
         inputs["test_rankings"] = split.test.sha256
-    if split.has_judge:
+    if has_judge(place.recipe):
         inputs["split"] = "half"
     return inputs
 
@@ -302,10 +305,6 @@ def judge_folder(place: Workplace) -> Path | None:
     if place.judge:
         return resolve(place.judge, place.progress.say)
     return place.run.stage_dir("judge") if has_judge(place.recipe) else None
-
-
-def has_judge(recipe: Recipe) -> bool:
-    return {"reward", "evaluate"} <= set(recipe.stages) and recipe.evaluate.judge and recipe.reward.test_file is None
 
 
 def evaluate_inputs(place: Workplace) -> dict[str, str]:

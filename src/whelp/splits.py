@@ -19,7 +19,11 @@ class RankingSplit:
     test: Loaded[Ranking] | None
     train: Sequence[Ranking]
     held_out: Sequence[Ranking]
-    has_judge: bool
+
+
+def has_judge(recipe: Recipe) -> bool:
+    """True where a judge is trained on the rankings that the reward model never saw."""
+    return {"reward", "evaluate"} <= set(recipe.stages) and recipe.evaluate.judge and recipe.reward.test_file is None
 
 
 def split_rankings(recipe: Recipe) -> RankingSplit:
@@ -32,16 +36,15 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
     if config.test_file is not None:
         test = read_rankings(config.test_file)
         refuse_overlap(config.train_file, loaded.records, config.test_file, test.records)
-        return RankingSplit(loaded, test, loaded.records, test.records, False)
-    has_judge = recipe.evaluate.judge and "evaluate" in recipe.stages
-    fraction = 0.5 if has_judge else 1 - config.test_fraction
+        return RankingSplit(loaded, test, loaded.records, test.records)
+    fraction = 0.5 if has_judge(recipe) else 1 - config.test_fraction
     train, held_out = split_by_hash(loaded.records, lambda r: r.prompt.messages, fraction, "rankings")
     if not train or not held_out:
         raise DataError(
             f"{config.train_file} holds {len(loaded.records)} rankings, too few to hold any out by prompt. Give more, or a "
             "reward.test_file."
         )
-    return RankingSplit(loaded, None, train, held_out, has_judge)
+    return RankingSplit(loaded, None, train, held_out)
 
 
 def refuse_overlap(train_file: str, train: Sequence[Ranking], test_file: str, test: Sequence[Ranking]) -> None:

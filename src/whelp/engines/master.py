@@ -20,9 +20,11 @@ class MasterWeights:
 
     def __init__(self, modules: Sequence[nn.Module], spec: OptimizerSpec):
         named = [(f"{i}.{name}", p) for i, module in enumerate(modules) for name, p in module.named_parameters()]
-        unique = {id(p): (name, p) for name, p in reversed(named)}
-        self.names = [name for name, p in named if unique[id(p)][0] == name]
-        self.compute = [p.requires_grad_(True) for name, p in named if unique[id(p)][0] == name]
+        unique: dict[int, tuple[str, nn.Parameter]] = {}
+        for name, parameter in named:  # a tied weight is trained once, under its first name
+            unique.setdefault(id(parameter), (name, parameter))
+        self.names = [name for name, _ in unique.values()]
+        self.compute = [parameter.requires_grad_(True) for _, parameter in unique.values()]
         self.masters = [
             p if p.dtype == torch.float32 else p.detach().float().requires_grad_(True) for p in self.compute
         ]

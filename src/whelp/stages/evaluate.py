@@ -15,6 +15,7 @@ from whelp.engines.base import Engine, SamplingParams
 from whelp.maths.stats import Estimate, clustered_bootstrap, length_controlled_win_rate, wilson
 from whelp.monitors.surface import is_flattering, repetition
 from whelp.runs.files import write_json_atomic
+from whelp.runs.metrics import MetricsLog
 from whelp.stages.context import Stage
 from whelp.stages.ppo import render
 from whelp.text.chat import Chat
@@ -58,7 +59,6 @@ def run(
     `judge` holds the metrics of the engine's model "judge" (see `stages.reward.measure`), None where there is none.
     """
     chosen = spread(prompts, config.max_prompts)
-    stage.samples.truncate_after(0)
     answers: list[Judged] = []
     total = len(models) * (1 + (config.samples > 0))
     with stage.progress.steps("evaluation", total) as bar:
@@ -131,8 +131,6 @@ def answer(
 
 
 def write_answers(stage: Stage, answers: Sequence[Judged]) -> None:
-    from whelp.runs.metrics import MetricsLog
-
     log = MetricsLog(stage.folder, "completions.jsonl")
     log.truncate_after(0)
     for a in answers:

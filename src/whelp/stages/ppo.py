@@ -22,7 +22,7 @@ from whelp.monitors.surface import repetition
 from whelp.rewards.base import Reward
 from whelp.stages import sft
 from whelp.stages.context import Stage, shuffled
-from whelp.text.chat import Chat
+from whelp.text.chat import Chat, sequences
 from whelp.types import Completion, Demonstration, Prompt, Sequences
 
 SAMPLES_LOGGED = 4
@@ -137,8 +137,7 @@ def sample(
 
 def render(chat: Chat, completions: Sequence[Completion]) -> Sequences:
     """The very tokens that were sampled, behind their prompts."""
-    rendered = [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions]
-    return Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])
+    return sequences([chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
 
 
 def score(engine: Engine, completions: Sequence[Completion], held: Held, reward: Reward, config: PPOConfig) -> Rollout:

@@ -17,7 +17,7 @@ from whelp.maths.preference import BradleyTerry, PreferenceTargets
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit
 from whelp.monitors.surface import features
 from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
-from whelp.text.chat import Chat, Rendered
+from whelp.text.chat import Chat, Rendered, sequences
 from whelp.types import Demonstration, Ranking, Sequences
 
 SCALE_PROMPTS = 64
@@ -34,10 +34,10 @@ def train(
     """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out`."""
     batches = epochs_of_batches(len(rankings), config.per_step_batch_size, config.num_train_epochs, stage.seed)
     batches = batches[: config.max_steps]
-    sequences, truncated = render(chat, rankings)
+    data, truncated = render(chat, rankings)
     rows_of = rows_by_ranking(rankings)
     start, _ = stage.resume(engine)
-    with engine.hold(sequences) as held, stage.listening(), stage.progress.steps("reward model", len(batches)) as bar:
+    with engine.hold(data) as held, stage.listening(), stage.progress.steps("reward model", len(batches)) as bar:
         bar.advance(start)
         for step, chosen in enumerate(batches[start:], start + 1):
             lr = config.learning_rate * warmup_then_linear(step - 1, len(batches), config.warmup_ratio)
@@ -61,11 +61,9 @@ def train(
 
 def render(chat: Chat, rankings: Sequence[Ranking]) -> tuple[Sequences, int]:
     """All completions of all rankings in order, those of one prompt in one group; and how many lost their start."""
-    rendered = [(chat.answer(r.prompt, text), g) for g, r in enumerate(rankings) for text in r.completions]
-    sequences = Sequences(
-        [r.tokens for r, _ in rendered], [r.is_response for r, _ in rendered], [g for _, g in rendered]
-    )
-    return sequences, sum(r.is_truncated for r, _ in rendered)
+    rendered = [chat.answer(r.prompt, text) for r in rankings for text in r.completions]
+    group = [g for g, r in enumerate(rankings) for _ in r.completions]
+    return sequences(rendered, group), sum(r.is_truncated for r in rendered)
 
 
 def rows_by_ranking(rankings: Sequence[Ranking]) -> list[list[int]]:
@@ -235,5 +233,5 @@ def chat_scores(engine: Engine, rendered: Sequence[Rendered]) -> Float[Tensor, "
     """Raw scores of rendered conversations."""
     if not rendered:
         return torch.empty(0)
-    with engine.hold(Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])) as held:
+    with engine.hold(sequences(rendered)) as held:
         return engine.rewards("reward", held).mean(0)

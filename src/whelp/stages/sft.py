@@ -12,7 +12,7 @@ from whelp.engines.base import Engine, Held, Term
 from whelp.maths.masked import masked_sum
 from whelp.maths.sft import CrossEntropy, SFTTargets
 from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
-from whelp.text.chat import Chat
+from whelp.text.chat import Chat, sequences
 from whelp.types import Demonstration, Sequences
 
 
@@ -25,11 +25,11 @@ def train(
     stage: Stage,
 ) -> dict[str, Any]:
     """Train the engine's model "policy"; returns the stage's metrics."""
-    sequences, truncated = render(chat, demonstrations)
-    batches = epochs_of_batches(len(sequences), config.per_step_batch_size, config.num_train_epochs, stage.seed)
+    data, truncated = render(chat, demonstrations)
+    batches = epochs_of_batches(len(data), config.per_step_batch_size, config.num_train_epochs, stage.seed)
     batches = batches[: config.max_steps]
     start, state = stage.resume(engine)
-    with engine.hold(sequences) as held, engine.hold(render(chat, held_out)[0]) as test, stage.listening():
+    with engine.hold(data) as held, engine.hold(render(chat, held_out)[0]) as test, stage.listening():
         before = state.get("test_loss_before") if start else mean_loss(engine, test)
         with stage.progress.steps("SFT", len(batches)) as bar:
             bar.advance(start)
@@ -46,9 +46,9 @@ def train(
         "train_loss": stage.log.read(stage.log.path)[-1]["loss"],
         "test_loss_before": before,
         "test_loss": after,
-        "sequences": len(sequences),
+        "sequences": len(data),
         "test_sequences": len(held_out),
-        "response_tokens": sum(sequences.response_lengths),
+        "response_tokens": sum(data.response_lengths),
         "truncated": truncated,
         "steps": len(batches),
     }
@@ -57,8 +57,7 @@ def train(
 def render(chat: Chat, demonstrations: Sequence[Demonstration]) -> tuple[Sequences, int]:
     """Demonstrations as sequences, and how many of them were too long and lost their start."""
     rendered = [chat.demonstration(demonstration) for demonstration in demonstrations]
-    sequences = Sequences([r.tokens for r in rendered], [r.is_response for r in rendered])
-    return sequences, sum(r.is_truncated for r in rendered)
+    return sequences(rendered), sum(r.is_truncated for r in rendered)
 
 
 def term(held: Held, coef: float = 1.0) -> Term:

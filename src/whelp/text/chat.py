@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from whelp.errors import ConfigError, DataError, ModelError
-from whelp.types import Demonstration, Message, Prompt
+from whelp.types import Demonstration, Message, Prompt, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -49,6 +49,11 @@ class Rendered:
     tokens: tuple[int, ...]
     is_response: tuple[bool, ...]
     is_truncated: bool = False
+
+
+def sequences(rendered: Sequence[Rendered], group: Sequence[int] = ()) -> Sequences:
+    """Rendered conversations as the engine takes them; `group` joins the completions of one prompt."""
+    return Sequences([r.tokens for r in rendered], [r.is_response for r in rendered], group)
 
 
 @dataclass(frozen=True)
