@@ -168,13 +168,13 @@ def test_the_check_notices_a_head_without_its_soft_cap(tiny_model_folder, whole_
 
 @pytest.mark.parametrize("wrong", ["mistral", "gemma3_text"])
 def test_the_check_notices_a_window_that_decoding_forgets(wrong, monkeypatch, tiny_model_folder, whole_model):
-    from whelp.models import check
+    from whelp.models import cache
 
     def everything(config, positions, width):
         full = (positions[:, None] >= torch.arange(width)[None, :])[:, None, None, :]
         return full if wrong == "mistral" else {"full_attention": full, "sliding_attention": full}
 
-    monkeypatch.setattr(check, "decode_masks", everything)
+    monkeypatch.setattr(cache, "decode_masks", everything)
     model = whole_model(tiny_model_folder(wrong))
     assert "decoding with a cache differs" in (check_cut(model, cut(model, 2, with_head=True)) or "")
 

@@ -241,6 +241,8 @@ class LocalEngine:
     def update(self, terms: Sequence[Term], lr: Mapping[str, float]) -> Metrics:
         metrics: Metrics = {}
         trained = {term.model: self._trainable(term.model) for term in terms}
+        if unnamed := sorted(trained.keys() - lr.keys()):
+            raise ModelError(f"no learning rate for {', '.join(unnamed)}: give one for every model among the terms.")
         for weights in trained.values():
             weights.zero_grad()
         try:

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from whelp.engines.base import SamplingParams
 from whelp.engines.batching import pad_right, pieces
 from whelp.engines.devices import Compute
-from whelp.models.cache import SlotCache
-from whelp.models.check import run
+from whelp.models.cache import SlotCache, forward
 from whelp.models.trunk import Branch, Cut, Trunk
 
 SLOTS = 64
@@ -120,7 +119,7 @@ class Sampler:
         tokens = pad_right([torch.tensor(p) for p in prompts]).to(self.device)
         last = torch.tensor([len(p) - 1 for p in prompts], device=self.device)
         cache.prefill(torch.tensor(rows, device=self.device))
-        hidden = run(self.parts, tokens, cache, None, None)
+        hidden = forward(self.parts, tokens, cache)
         return self.head(hidden[torch.arange(len(prompts), device=self.device), last])
 
     def _step(self, rows: Sequence[Row], cache: SlotCache, params: SamplingParams) -> None:
@@ -128,7 +127,7 @@ class Sampler:
         newest = torch.tensor([[row.tokens[-1]] for row in rows], device=self.device)
         positions = torch.tensor([row.length for row in rows], device=self.device)
         cache.decode(positions)
-        hidden = run(self.parts, newest, cache, positions, cache.window.width)
+        hidden = forward(self.parts, newest, cache)
         for row in rows:
             row.length += 1
         self._draw(rows, self.head(hidden[:, 0]), params)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
-from torch import Tensor
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
+
+from whelp.models.trunk import Cut
 
 
 @dataclass(slots=True)
@@ -88,6 +91,24 @@ class SlotCache(Cache):
         """Copy a row: the completions of one prompt share its prefill; the last row moves into a freed one."""
         for layer in self.layers:
             layer.move(source, target, length)
+
+
+def forward(parts: Cut, tokens: Int[Tensor, "B T"], cache: SlotCache) -> Float[Tensor, "B T H"]:
+    """Final hidden states of one pass of trunk and branch over one cache: whatever `prefill` or `decode` announced."""
+    decoder = parts.branch.decoder
+    extra: dict = {_cache_argument(decoder): cache, "use_cache": True}
+    positions = cache.window.positions
+    if cache.window.rows is not None:
+        extra["position_ids"] = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
+    else:
+        extra["position_ids"] = positions[:, None]
+        extra["attention_mask"] = decode_masks(decoder.config, positions, cache.window.width)
+    return parts.branch(parts.trunk(tokens, **extra), **extra)
+
+
+def _cache_argument(decoder: nn.Module) -> str:
+    """transformers renamed it in 5.24."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
 def decode_masks(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from whelp.models.cache import SlotCache, decode_masks
+from whelp.models.cache import SlotCache, forward
 from whelp.models.trunk import Cut
 
 MAX_CHECKED_WINDOW = 4096
@@ -41,32 +41,14 @@ def _check_decode(parts: Cut, tokens: Tensor, whole: Tensor) -> str | None:
     )
     cache = SlotCache(layers, 2, length)
     cache.prefill(torch.arange(2, device=tokens.device))
-    run(parts, tokens[:, : length - 1], cache, None, None)
+    forward(parts, tokens[:, : length - 1], cache)
     positions = torch.tensor([length - 1, short], device=tokens.device)
     cache.decode(positions)
-    step = run(parts, tokens[torch.arange(2), positions][:, None], cache, positions, int(positions.max()) + 1)[:, 0]
+    step = forward(parts, tokens[torch.arange(2), positions][:, None], cache)[:, 0]
     expected = whole[torch.arange(2), positions]
     if not _close(step, expected):
         return f"decoding with a cache differs from the whole model by {_difference(step, expected):.2g}"
     return None
-
-
-def run(parts: Cut, tokens: Tensor, cache: SlotCache, positions: Tensor | None, width: int | None) -> Tensor:
-    """One forward pass of trunk and branch over one cache: a prefill without positions, a decoding step with them."""
-    extra: dict = {"past_key_values": cache, "use_cache": True}
-    if positions is None:
-        extra["position_ids"] = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
-        hidden = parts.trunk(tokens, **extra) if parts.trunk.decoder else tokens
-        return parts.branch(hidden, **extra)
-    extra["position_ids"] = positions[:, None]
-    hidden = tokens
-    if parts.trunk.decoder is not None:
-        hidden = parts.trunk(
-            tokens, attention_mask=decode_masks(parts.trunk.decoder.config, positions, width or 0), **extra
-        )
-    return parts.branch(
-        hidden, attention_mask=decode_masks(parts.branch.decoder.config, positions, width or 0), **extra
-    )
 
 
 def _random_tokens(model: nn.Module) -> Tensor:
