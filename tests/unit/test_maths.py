@@ -342,9 +342,10 @@ def test_a_tie_pulls_together_and_a_win_pulls_apart():
 
 def test_accuracy_and_margin():
     groups = [([0, 1], {(0, 1): 1.0}), ([2, 3], {(0, 1): 0.0}), ([4, 5], {(0, 1): 0.8}), ([6, 7], {(0, 1): 1.0})]
-    rewards = torch.tensor([[3.0, 1.0, 5.0, 4.0, 0.0, 0.5, 2.0, 2.0]])  # right, wrong, wrong, equal
+    groups.append(([8, 9], {(0, 1): 0.5}))
+    rewards = torch.tensor([[3.0, 1.0, 5.0, 4.0, 0.0, 0.5, 2.0, 2.0, 1.0, 7.0]])  # right, wrong, wrong, equal, a tie
     sums = BradleyTerry()(Rewards(rewards), targets_of(groups, 2)).sums
-    assert sums["accuracy"].item() == pytest.approx(1.5)
+    assert sums["accuracy"].item() == pytest.approx(2.0)
     assert sums["margin"].item() == pytest.approx(2.0 - 1.0 - 0.5 + 0.0)
 
 

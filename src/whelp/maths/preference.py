@@ -62,8 +62,7 @@ class BradleyTerry:
         per_pair = F.binary_cross_entropy_with_logits(margin, probability.expand_as(margin), reduction="none")
         members = len(outputs.rewards)
         signed = torch.sign(probability - 0.5) * margin
-        certain = probability != 0.5
-        correct = torch.where(signed == 0, 0.5, (signed > 0).to(margin.dtype)) * certain
+        correct = torch.where(signed == 0, 0.5, (signed > 0).to(margin.dtype))  # a tie counts half, as a guess would
         return LossSum(
             (per_pair * weight).sum(),
             {
