@@ -25,7 +25,7 @@ class SFTConfig(Section):
     """Supervised fine-tuning on ideal answers."""
 
     train_file: str = Field("builtin:demonstrations", description="demonstrations: a file or builtin:<name>")
-    num_train_epochs: PositiveInt = Field(3, description="passes over the demonstrations")
+    num_train_epochs: PositiveInt = Field(2, description="passes over the demonstrations")
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
     learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")
     per_step_batch_size: PositiveInt = Field(16, description="conversations in one optimizer step")
@@ -119,7 +119,7 @@ class Recipe(Section):
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="format of the frozen weights and of computing"
     )
-    trainable_layers: TrainableLayers = Field(4, description="layers at the top that are trained; all: the whole model")
+    trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
     stages: tuple[Literal["sft", "reward", "ppo", "evaluate", "report"], ...] = Field(
         ("sft", "reward", "ppo", "evaluate", "report"), description="what is run, in this order"
