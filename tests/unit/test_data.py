@@ -138,11 +138,20 @@ def ban() -> list[re.Pattern[str]]:
 
 
 def answers(name: str) -> list[tuple[str, str, str]]:
-    """Category, prompt id and text of what is imitated (demonstrations) or ranked best (rankings)."""
+    """Category, prompt id and text of what people wrote to be imitated (demonstrations) or ranked best (rankings)."""
     if name == "demonstrations":
         return [(d.category, d.id, m.content) for d in load(name) for m in d.messages if m.role == "assistant"]
-    best = [(r.prompt, c) for r in load(name) for c, rank in zip(r.completions, r.ranks, strict=True) if rank == 1]
-    return [(prompt.category, prompt.id, text) for prompt, text in best]
+    return [
+        (row["category"], row["id"], text)
+        for row in rows(name)
+        for text, rank, sampled in zip(row["completions"], row["ranks"], sampled_flags(row), strict=True)
+        if rank == 1 and not sampled
+    ]
+
+
+def sampled_flags(row: dict) -> list[bool]:
+    """Which completions of a ranking a model wrote."""
+    return row.get("sampled") or [False] * len(row["completions"])
 
 
 def length(text: str) -> int:
@@ -163,13 +172,13 @@ class TestShape:
         assert all(row["category"] and row["provenance"] for row in rows(name))
 
     def test_counts(self):
-        assert len(load("demonstrations")) >= 600
-        assert len(load("rankings")) >= 240
+        assert len(load("demonstrations")) >= 1200
+        assert len(load("rankings")) >= 480
         assert len(load("prompts")) >= 300
         assert len(load("evaluation")) >= 200
 
-    def test_rankings_hold_three_or_four_completions(self):
-        assert {len(ranking.completions) for ranking in load("rankings")} == {3, 4}
+    def test_rankings_hold_three_to_five_completions(self):
+        assert {len(ranking.completions) for ranking in load("rankings")} == {3, 4, 5}
         assert all(min(ranking.ranks) == 1 < max(ranking.ranks) for ranking in load("rankings"))
 
     def test_evaluation_covers_the_brief(self):
@@ -270,6 +279,17 @@ class TestBalance:
 
     def test_length_does_not_tell_the_better_answer(self):
         assert 0.45 <= self.longer_better(load("rankings")) <= 0.55
+
+    def test_many_pairs_are_sample_against_sample(self):
+        """A reward model must learn quality, not who wrote an answer."""
+        pairs = [
+            (flags[i], flags[j])
+            for row in rows("rankings")
+            for flags in [sampled_flags(row)]
+            for i, j in combinations(range(len(flags)), 2)
+            if row["ranks"][i] != row["ranks"][j]
+        ]
+        assert np.mean([one and other for one, other in pairs]) >= 0.4
 
     def test_position_does_not_tell_the_best_answer(self):
         firsts = np.mean([ranking.ranks[0] == 1 for ranking in load("rankings")])
