@@ -20,19 +20,38 @@ REPETITION_PENALTY = 1.0
 
 @dataclass(frozen=True, slots=True)
 class CheckerReward:
-    """2 * score - 1 of the prompt's own check, less the share of repeated 4-grams: about -2 to 1.
+    """2 * mark - 1 of the prompt's own check, less the share of repeated 4-grams: about -2 to 1.
 
+    A claim's mark is multiplied by the mean mark of its twin in the batch (the same claim with its truth turned round), where it
+    is there: else a policy that says yes to everything earns as much as one that knows.
     Raises `DataError` for a prompt without a check.
     """
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
-        scores = []
-        for completion in completions:
-            if completion.prompt.check is None:
-                raise DataError(
-                    f"ppo.reward is checker, but prompt {completion.prompt.id} has no check. Give every prompt a `check`, or "
-                    "score with ppo.reward: model."
-                )
-            passed = score(completion.prompt.check, completion.text, completion.is_finished)
-            scores.append(2.0 * passed - 1.0 - REPETITION_PENALTY * repetition(completion.text))
-        return torch.tensor(scores, dtype=torch.float32)
+        marks = with_twins(completions, [mark(completion) for completion in completions])
+        repeated = [REPETITION_PENALTY * repetition(completion.text) for completion in completions]
+        return torch.tensor([2.0 * m - 1.0 - r for m, r in zip(marks, repeated, strict=True)], dtype=torch.float32)
+
+
+def mark(completion: Completion) -> float:
+    """The score of the prompt's own check, in [0, 1]."""
+    if completion.prompt.check is None:
+        raise DataError(
+            f"ppo.reward is checker, but prompt {completion.prompt.id} has no check. Give every prompt a `check`, or "
+            "score with ppo.reward: model."
+        )
+    return score(completion.prompt.check, completion.text, completion.is_finished)
+
+
+def with_twins(completions: Sequence[Completion], marks: Sequence[float]) -> list[float]:
+    """Each mark times the mean mark of the completions of its prompt's twin."""
+    by_pair: dict[str, dict[str, list[float]]] = {}
+    for completion, own in zip(completions, marks, strict=True):
+        if completion.prompt.pair is not None:
+            by_pair.setdefault(completion.prompt.pair, {}).setdefault(completion.prompt.id, []).append(own)
+    result = []
+    for completion, own in zip(completions, marks, strict=True):
+        prompts = by_pair.get(completion.prompt.pair or "", {})
+        twins = [m for prompt, group in prompts.items() if prompt != completion.prompt.id for m in group]
+        result.append(own * sum(twins) / len(twins) if twins else own)
+    return result

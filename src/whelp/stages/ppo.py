@@ -164,8 +164,8 @@ def score(engine: Engine, completions: Sequence[Completion], held: Held, reward:
 def batch_of_prompts(prompts: Sequence[Prompt], batch_size: int, step: int, seed: int) -> tuple[list[Prompt], int]:
     """The prompts of iteration `step` (from 1), none twice, and how many answers each gets.
 
-    Every epoch deals out all prompts in a new order; what is left over at its end waits for a later one. Raises
-    `ConfigError` where there are fewer prompts than episodes and the batch cannot be divided evenly over them.
+    Every epoch deals out all prompts in a new order, a claim beside its twin; what is left over at its end waits for a
+    later one. Raises `ConfigError` where there are fewer prompts than episodes and the batch cannot be divided evenly over them.
     """
     if len(prompts) < batch_size:
         if batch_size % len(prompts):
@@ -176,8 +176,17 @@ def batch_of_prompts(prompts: Sequence[Prompt], batch_size: int, step: int, seed
         return list(prompts), batch_size // len(prompts)
     per_epoch = len(prompts) // batch_size
     epoch, place = divmod(step - 1, per_epoch)
-    order = shuffled(len(prompts), seed, epoch)
+    order = beside_twins(shuffled(len(prompts), seed, epoch), prompts)
     return [prompts[i] for i in order[place * batch_size : (place + 1) * batch_size]], 1
+
+
+def beside_twins(order: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
+    """The same order, but the second prompt of a pair follows the first at once: they land in one batch, but for a pair
+    across the border of two."""
+    units: dict[str, list[int]] = {}
+    for i in order:
+        units.setdefault(prompts[i].pair or f"prompt {i}", []).append(i)
+    return [i for unit in units.values() for i in unit]
 
 
 def minibatches(count: int, parts: int, seed: int, key: int) -> list[list[int]]:
