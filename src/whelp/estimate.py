@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from whelp.text.formats import read_demonstrations, read_prompts
 
 TOKENS_PER_WORD = 1.35
 PROMPT_TOKENS = 30
-EFFICIENCY = {"trunk": 0.60, "train": 0.50, "score": 0.50, "decode": 0.25}
-"""Share of a large matrix product's speed that each kind of work reaches (see benchmarks/README.md)."""
+MEASURED_LAYERS = 2
+MEASURED_ROWS = 16
+MEASURED_TOKENS = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,16 @@ class Plan:
     rows: Sequence[tuple[str, str, float, float, float, str]]
     """(stage, what, minutes, memory in MB, disk in MB, state)."""
     notes: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """FLOP a second that layers of this model reach on this machine."""
+
+    forward: float
+    train: float
+    decode: float
+    """One token a row, 64 rows, without a cache to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +64,13 @@ class Size:
 def plan(recipe: Recipe, place: Workplace) -> Plan:
     """Minutes, memory and disk of every stage that would run; `place` knows the run directory and the machine."""
     size = size_of(place.base, recipe)
-    speed = gflops(place) * 1e9
+    speed = speed_of(place, size)
     rows = []
     for job in jobs_of(recipe):
         state = _state(place, job.name, fingerprint_parts(job.name, job.settings(place), job.inputs(place)))
         work = {"sft": _sft, "reward": _reward, "judge": _reward, "ppo": _ppo, "evaluate": _evaluate}[job.name]
-        flops, sequences = work(recipe, place, size)
-        minutes = 0.0 if state == "unchanged" else flops / speed / 60
+        seconds, sequences = work(recipe, place, size, speed)
+        minutes = 0.0 if state == "unchanged" else seconds / 60
         rows.append((job.name, job.what, minutes, _memory(size, sequences), _disk(size, job.name), state))
     if "report" in recipe.stages:
         rows.append(("report", "one page, from what the stages left", 0.1, 300.0, 2.0, "runs"))
@@ -71,20 +82,47 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     return Plan(rows, notes)
 
 
-def gflops(place: Workplace) -> float:
-    """Speed of one large matrix product here, in the format the run computes in."""
+def speed_of(place: Workplace, size: Size) -> Speed:
+    """Measured on a few layers of the model's shape with random weights, in the format the run computes in."""
     import torch
+    from transformers import AutoConfig, AutoModel
 
     compute = place.compute
     if compute.device.type == "cpu":
         torch.set_num_threads(compute.threads)
-    a = torch.randn(1024, 1024, device=compute.device).to(compute.dtype)
-    best, end = float("inf"), time.perf_counter() + 0.3
-    while time.perf_counter() < end:
+    config = AutoConfig.from_pretrained(place.base)
+    text = config.get_text_config()
+    text.num_hidden_layers, text.vocab_size, text.pad_token_id = MEASURED_LAYERS, 64, None
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:MEASURED_LAYERS]
+    model = AutoModel.from_config(text, dtype=compute.dtype).to(compute.device)
+    batch = torch.zeros(MEASURED_ROWS, MEASURED_TOKENS, dtype=torch.long, device=compute.device)
+    step = torch.zeros(64, 1, dtype=torch.long, device=compute.device)
+
+    def train() -> None:
+        model(input_ids=batch, use_cache=False).last_hidden_state.float().sum().backward()
+
+    def forward(tokens: torch.Tensor) -> None:
+        with torch.no_grad():
+            float(model(input_ids=tokens, use_cache=False).last_hidden_state[0, 0, 0])
+
+    flops = 2 * size.layer * MEASURED_LAYERS
+    return Speed(
+        forward=flops * batch.numel() / _best_time(lambda: forward(batch)),
+        train=3 * flops * batch.numel() / _best_time(train),
+        decode=flops * step.numel() / _best_time(lambda: forward(step)),
+    )
+
+
+def _best_time(work: Callable[[], None]) -> float:
+    """Seconds, the least of a few tries after one to warm up."""
+    work()
+    times = []
+    for _ in range(5):
         start = time.perf_counter()
-        float((a @ a)[0, 0])
-        best = min(best, time.perf_counter() - start)
-    return 2 * 1024**3 / best / 1e9
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
 
 
 def size_of(folder: Path, recipe: Recipe) -> Size:
@@ -98,53 +136,51 @@ def size_of(folder: Path, recipe: Recipe) -> Size:
     return Size(layer, hidden * config["vocab_size"], layers, trainable)
 
 
-def _train(size: Size, tokens: float, response: float, epochs: float) -> float:
-    """FLOP of training an LM branch: the trunk once, then forward and backward of the branch in every epoch."""
-    branch = 6 * size.branch * tokens + 4 * size.head * response
-    return 2 * size.trunk * tokens / EFFICIENCY["trunk"] + epochs * branch / EFFICIENCY["train"]
+def _train(size: Size, speed: Speed, tokens: float, response: float, epochs: float) -> float:
+    """Seconds to train an LM branch on trunk outputs that are there: forward and backward in every epoch."""
+    return epochs * (6 * size.branch * tokens + 4 * size.head * response) / speed.train
 
 
-def _sft(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     records = read_demonstrations(recipe.sft.train_file).records
     words = sum(len(m.content.split()) for d in records for m in d.messages)
     tokens = words * TOKENS_PER_WORD + 10 * len(records)
     steps = -(-len(records) // recipe.sft.per_step_batch_size) * recipe.sft.num_train_epochs
     epochs = recipe.sft.num_train_epochs * min(1.0, (recipe.sft.max_steps or steps) / steps)
-    return _train(size, tokens, 0.7 * tokens, epochs), tokens
+    trunk = 2 * size.trunk * tokens * min(1.0, epochs) / speed.forward
+    return trunk + _train(size, speed, tokens, 0.7 * tokens, epochs), tokens
 
 
-def _reward(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    """The half that trains and the half that is held out are both scored, the first is also trained on."""
     records = place.rankings.loaded.records
     words = sum(len((r.prompt.text + " " + text).split()) for r in records for text in r.completions)
     tokens = words * TOKENS_PER_WORD + 10 * len(records)
     members, half = recipe.reward.members, 0.5 if has_judge(recipe) else 1.0
-    branch = 6 * size.branch * tokens * half * recipe.reward.num_train_epochs * members / EFFICIENCY["train"]
-    return 2 * size.trunk * tokens / EFFICIENCY["trunk"] + branch, tokens
+    branch = 6 * size.branch * tokens * half * recipe.reward.num_train_epochs * members / speed.train
+    return 2 * (size.trunk + size.branch) * tokens / speed.forward + branch, tokens
 
 
-def _ppo(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     config = recipe.ppo
-    response = config.total_episodes * config.response_length * 0.6
+    response = config.total_episodes * config.response_length * 0.5
     tokens = response + config.total_episodes * PROMPT_TOKENS
-    decode = (
-        2 * size.total * response / EFFICIENCY["decode"] + 2 * size.total * (tokens - response) / EFFICIENCY["trunk"]
+    decode = 2 * size.total * response / speed.decode + 2 * size.total * (tokens - response) / speed.forward
+    scoring = (2 * size.trunk + 4 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
+    value = 6 * size.branch * tokens * config.num_ppo_epochs / speed.train
+    policy = _train(size, speed, tokens, response, config.num_ppo_epochs)
+    return decode + scoring / speed.forward + value + policy, config.batch_size * (
+        config.response_length + PROMPT_TOKENS
     )
-    scoring = (2 * 2 * size.branch * tokens + 2 * 2 * size.head * response + 2 * 2 * size.branch * tokens) / EFFICIENCY[
-        "score"
-    ]
-    value = 6 * size.branch * tokens * config.num_ppo_epochs / EFFICIENCY["train"]
-    trunk_once = 2 * size.trunk * tokens / EFFICIENCY["trunk"]
-    policy = _train(size, tokens, response, config.num_ppo_epochs) - trunk_once
-    return trunk_once + decode + scoring + value + policy, config.batch_size * (config.response_length + PROMPT_TOKENS)
 
 
-def _evaluate(recipe: Recipe, place: Workplace, size: Size) -> tuple[float, float]:
+def _evaluate(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     config = recipe.evaluate
     count = len(read_prompts(config.prompts).records)
     count = min(count, config.max_prompts or count)
     answers = 3 * count * (1 + config.samples) + 64
     response = answers * config.max_new_tokens * 0.7
-    return 2 * size.total * (response / EFFICIENCY["decode"] + answers * PROMPT_TOKENS / EFFICIENCY["trunk"]), 0
+    return 2 * size.total * (response / speed.decode + answers * PROMPT_TOKENS / speed.forward), 0
 
 
 def _memory(size: Size, held_tokens: float) -> float:
