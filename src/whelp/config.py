@@ -45,7 +45,7 @@ class RewardConfig(Section):
         None, description="held-out rankings; empty: test_fraction of train_file, split by prompt"
     )
     test_fraction: Fraction = Field(0.2, description="share of the prompts held out where there is no test_file")
-    num_train_epochs: PositiveInt = Field(3, description="passes over the rankings")
+    num_train_epochs: PositiveInt = Field(2, description="passes over the rankings")
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
     learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")
     per_step_batch_size: PositiveInt = Field(
@@ -66,15 +66,15 @@ class PPOConfig(Section):
         "model", description="score by the reward model, or by the prompts' own checks"
     )
     reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
-    total_episodes: PositiveInt = Field(640, description="completions sampled in all")
+    total_episodes: PositiveInt = Field(960, description="completions sampled in all")
     batch_size: PositiveInt = Field(64, description="completions in one iteration")
     num_ppo_epochs: PositiveInt = Field(2, description="passes over each batch")
     num_mini_batches: PositiveInt = Field(4, description="optimizer steps in one pass")
-    learning_rate: Rate = Field(4e-4, description="the policy's learning rate, falling linearly to 0")
-    value_learning_rate: Rate = Field(4e-4, description="the critic's learning rate, falling linearly to 0")
+    learning_rate: Rate = Field(1.5e-4, description="the policy's learning rate, falling linearly to 0")
+    value_learning_rate: Rate = Field(3e-4, description="the critic's learning rate, falling linearly to 0")
     critic_warmup_iterations: int = Field(1, ge=0, description="first iterations in which only the critic learns")
     response_length: PositiveInt = Field(96, description="longest answer in tokens")
-    temperature: Rate = Field(1.0, description="sampling temperature of the rollouts")
+    temperature: Rate = Field(0.7, description="temperature of the policy, in sampling and in its log-probabilities")
     kl_coef: float = Field(0.05, ge=0, description="strength of the leash: price of a nat of KL to the SFT model")
     kl_estimator: Literal["k1", "k3"] = Field(
         "k1", description="k1; k3 is refused: in the reward its gradient is wrong"

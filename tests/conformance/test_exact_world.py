@@ -112,7 +112,8 @@ def train(
     )
     config = PPOConfig(
         total_episodes=256 * iterations, batch_size=256, num_mini_batches=2, num_ppo_epochs=4, response_length=2,
-        learning_rate=3e-3, value_learning_rate=3e-3, kl_coef=KL_COEF, missing_eos_penalty=None, save_steps=10_000,
+        learning_rate=3e-3, value_learning_rate=3e-3, kl_coef=KL_COEF, temperature=1.0, missing_eos_penalty=None,
+        save_steps=10_000,
     )  # fmt: skip
     ppo.train(engine, chat, PROMPTS, world.reward, config, Stage(where, SilentProgress(), seed))
     return engine, world
