@@ -21,6 +21,8 @@ from transformers.utils import logging
 from whelp.engines.devices import Compute
 from whelp.text.chat import CHATML, Chat
 
+pytest.register_assert_rewrite("engine_helpers", "report_helpers")
+
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt2")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"]
 CORPUS = [

@@ -1,0 +1,128 @@
+"""A state saved and loaded goes on bit for bit; an exported model is the trained one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from engine_helpers import (
+    FAMILIES,
+    LR,
+    PAIRS,
+    STEADY,
+    assert_rows,
+    preference_targets,
+    same,
+    sequences_of,
+    sft_term,
+    slow_logprobs,
+    weights_of,
+)
+
+from whelp.engines.base import ModelSpec, Term
+from whelp.engines.local import LocalEngine
+from whelp.errors import RunError
+from whelp.maths.preference import BradleyTerry
+
+# -- state ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_loaded_state_goes_on_bit_for_bit(precision, build, compute, compute_bf16, tmp_path):
+    number = compute if precision == "fp32" else compute_bf16
+
+    def step(engine, seed):
+        with engine.hold(sequences_of(seed)) as held:
+            return engine.update([sft_term("m", held)], {"m": LR})
+
+    straight = build(compute=number)
+    for seed in range(2):
+        step(straight, seed)
+    straight.save_state(tmp_path)
+    resumed = build(compute=number)
+    step(resumed, 99)  # what was there before is forgotten
+    resumed.load_state(tmp_path)
+    assert same(weights_of(resumed, "m"), weights_of(straight, "m"))
+    for seed in (2, 3):
+        assert step(resumed, seed) == step(straight, seed)
+    assert same(weights_of(resumed, "m"), weights_of(straight, "m"))
+
+
+def test_a_state_from_before_the_first_step(build, tmp_path):
+    fresh, used = build(), build()
+    fresh.save_state(tmp_path)
+    with used.hold(sequences_of(1)) as held:
+        used.update([sft_term("m", held)], {"m": LR})
+    used.load_state(tmp_path)
+    for engine in (fresh, used):
+        with engine.hold(sequences_of(2)) as held:
+            engine.update([sft_term("m", held)], {"m": LR})
+    assert same(weights_of(fresh, "m"), weights_of(used, "m"))
+
+
+@pytest.mark.parametrize("damage", ["missing", "another model", "fewer layers", "more layers", "broken"])
+def test_a_state_that_does_not_fit(damage, build, chat, compute, tiny_model_folder, tmp_path):
+    if damage == "another model":
+        other = LocalEngine(chat, compute)
+        other.add(
+            "m", ModelSpec(tiny_model_folder("llama", intermediate_size=40), trainable_layers=2, optimizer=STEADY)
+        )
+        other.save_state(tmp_path)
+    elif damage.endswith("layers"):
+        build(trainable_layers=1 if damage == "fewer layers" else 3).save_state(tmp_path)
+    elif damage == "broken":
+        (tmp_path / "m.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
+    engine = build()
+    before = weights_of(engine, "m")
+    with pytest.raises(RunError, match=r"m\.safetensors does not hold the state of 'm'"):
+        engine.load_state(tmp_path)
+    assert same(weights_of(engine, "m"), before)
+
+
+# -- export ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("trainable_layers", [2, "all"])
+def test_a_trained_policy_is_exported_as_it_is(family, trainable_layers, build, whole_model, tmp_path):
+    engine, sequences = build(family, trainable_layers=trainable_layers), sequences_of()
+    engine.add("reference", ModelSpec(copy_of="m"))
+    with engine.hold(sequences) as held:
+        for _ in range(2):
+            engine.update([sft_term("m", held)], {"m": 1e-2})
+        expected = engine.logprobs("m", held).logprobs
+        reference = engine.logprobs("reference", held).logprobs
+    engine.export("m", tmp_path / "m")
+    engine.export("reference", tmp_path / "reference")
+    assert (expected - reference).abs().max() > 0.1
+    for table, name in ((expected, "m"), (reference, "reference")):
+        assert_rows(table, slow_logprobs(whole_model(tmp_path / name), sequences)[0])
+
+
+def test_all_layers_train_a_tied_embedding_and_export_it(build, whole_model, tmp_path):
+    engine = build("qwen2", trainable_layers="all")
+    member = engine.models["m"].members[0]
+    before = member.branch.decoder.embed_tokens.weight.detach().clone()
+    with engine.hold(sequences_of()) as held:
+        engine.update([sft_term("m", held)], {"m": LR})
+    engine.export("m", tmp_path / "m")
+    model = whole_model(tmp_path / "m")
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert not torch.equal(model.model.embed_tokens.weight, before)
+    assert torch.equal(model.model.embed_tokens.weight, member.branch.decoder.embed_tokens.weight)
+
+
+def test_an_exported_ensemble_comes_back_scaled_by_its_gain(build, engine, tmp_path):
+    trained, sequences = build(head="scalar", members=2, seed=7), sequences_of(group=PAIRS)
+    with trained.hold(sequences) as held:
+        trained.update([Term("m", held, preference_targets(6), BradleyTerry())], {"m": LR})
+        expected = 1.5 * trained.rewards("m", held)
+    trained.export("m", tmp_path / "reward", gain=1.5, reward_shift=0.5)
+    engine.add("reward", ModelSpec(source=tmp_path / "reward", head="scalar", trainable_layers=2, members=2))
+    with engine.hold(sequences) as held:
+        torch.testing.assert_close(engine.rewards("reward", held), expected, rtol=1e-5, atol=1e-5)
+    assert engine.models["reward"].source.config.reward_shift == 0.5
+    engine.add(
+        "anew", ModelSpec(source=tmp_path / "reward", head="scalar", trainable_layers=2, fresh_head=True, head_std=0.0)
+    )
+    with engine.hold(sequences) as held:
+        assert not engine.rewards("anew", held).any()
