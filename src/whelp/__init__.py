@@ -4,6 +4,8 @@ import os
 
 __version__ = "0.1.0"
 
-# oneDNN keeps a compiled kernel with its buffers for every shape it has met, 1,024 of them; text has a new shape in every
-# batch, and a run grew by gigabytes. It reads the variable when torch is loaded, so it must be set before.
+# oneDNN, and torch's layer above it, keep a compiled kernel with its buffers for every shape they have met, 1,024 of them;
+# text has a new shape in every batch, and a run grew by gigabytes. They read the variables when torch is loaded, so they must
+# be set before.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
+os.environ.setdefault("LRU_CACHE_CAPACITY", "32")

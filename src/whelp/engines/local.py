@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from whelp.engines.base import Metrics, ModelSpec, SamplingParams, Term
 from whelp.engines.batching import pad_right, pieces, response_index
-from whelp.engines.devices import Compute, choose
+from whelp.engines.devices import Compute, choose, release_memory
 from whelp.engines.master import MasterWeights
 from whelp.engines.sampler import Sampler
 from whelp.engines.scoring import token_logprobs, token_logprobs_and_entropy
@@ -33,6 +33,7 @@ from whelp.types import Completion, Prompt, Sequences
 
 TOKENS_PER_PIECE = 4096
 TOKENS_PER_TRAINING_PIECE = 2048
+UPDATES_PER_RELEASE = 8
 
 
 @dataclass(slots=True)
@@ -73,6 +74,7 @@ class LocalEngine:
         self.temperature = temperature
         self.models: dict[str, LocalModel] = {}
         self.trunks: dict[str, Trunk] = {}
+        self.updates = 0
         if self.compute.device.type == "cpu":
             torch.set_num_threads(self.compute.threads)
 
@@ -162,6 +164,7 @@ class LocalEngine:
             yield held
         finally:
             held.cache.clear()
+            release_memory()
 
     def _trunk_outputs(self, trunk: Trunk, held: LocalHeld) -> list[Tensor]:
         """Row by row, [L H]; made for all rows of a selection that are not there yet."""
@@ -261,6 +264,9 @@ class LocalEngine:
             raise
         for name, weights in trained.items():
             weights.step(lr[name])
+        self.updates += 1
+        if self.updates % UPDATES_PER_RELEASE == 0:
+            release_memory()
         return metrics
 
     def _trainable(self, name: str) -> MasterWeights:
