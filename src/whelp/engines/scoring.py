@@ -10,25 +10,31 @@ from torch import Tensor, nn
 
 CHUNK = 512
 """Response tokens whose logits exist at one time in a forward pass without gradients."""
+BLOCK = 16
+"""Rows of logits whose softmax is taken at one time: what lies between the steps then stays in the processor's cache. Over
+whole chunks every step would write 100 MB, and most of its time goes into getting those pages from the system."""
 
 
 class TokenLogprob(torch.autograd.Function):
-    """log softmax(logits)[target], remembering only the logits in their own number format."""
+    """log softmax(logits)[target], remembering only the logits in their own number format.
+
+    The backward pass writes the gradient over the logits: a second pass through the same graph raises torch's error.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
-        log_normaliser = torch.logsumexp(logits.float(), dim=-1)
+        log_normaliser = torch.cat([torch.logsumexp(block.float(), dim=-1) for block in logits.split(BLOCK)])
         ctx.save_for_backward(logits, targets, log_normaliser)
         return logits.gather(1, targets[:, None]).squeeze(1).float() - log_normaliser
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
         logits, targets, log_normaliser = ctx.saved_tensors
-        probabilities = (logits.float() - log_normaliser[:, None]).exp_()
-        result = probabilities.mul_(-gradient[:, None])
-        result.scatter_add_(1, targets[:, None], gradient[:, None])
-        return result.to(logits.dtype), None
+        parts = (tensor.split(BLOCK) for tensor in (logits, targets, log_normaliser, gradients[0]))
+        for block, target, normaliser, gradient in zip(*parts, strict=True):
+            result = (block.float() - normaliser[:, None]).exp_().mul_(-gradient[:, None])
+            block.copy_(result.scatter_add_(1, target[:, None], gradient[:, None]))
+        return logits, None
 
 
 def token_logprobs(
@@ -51,8 +57,9 @@ def token_logprobs_and_entropy(
     for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
         logits = _tempered(head(h), temperature)
         logprobs.append(TokenLogprob.apply(logits, t))
-        log_p = torch.log_softmax(logits.float(), dim=-1)
-        entropies.append(-(log_p.exp() * log_p).sum(-1))
+        for block in logits.split(BLOCK):
+            log_p = torch.log_softmax(block.float(), dim=-1)
+            entropies.append(-(log_p.exp() * log_p).sum(-1))
     if not logprobs:
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
     return torch.cat(logprobs), torch.cat(entropies)
