@@ -8,27 +8,38 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+PIECE_PRICE = 96
+"""What a piece costs beside its tokens, in tokens: starting its kernels, and adding its gradients to the others'."""
+
 
 def pieces(lengths: Sequence[int], group: Sequence[int], token_budget: int) -> list[list[int]]:
     """Rows in pieces of at most `token_budget` padded tokens (more only where one group alone is larger).
 
-    Rows of one group stay together; groups are sorted by length, so that little is padding.
+    Rows of one group stay together. Groups are sorted by length and cut where padded tokens plus `PIECE_PRICE` a piece
+    come to the least.
     """
     groups: dict[int, list[int]] = {}
     for row, name in enumerate(group):
         groups.setdefault(name, []).append(row)
     ordered = sorted(groups.values(), key=lambda rows: (max(lengths[r] for r in rows), rows[0]))
+    price, first = [0.0], [0]  # of the first n groups: the least price, and where their last piece starts
+    for end in range(1, len(ordered) + 1):
+        longest, count = max(lengths[r] for r in ordered[end - 1]), 0
+        choices: list[tuple[float, int]] = []
+        for start in reversed(range(end)):
+            count += len(ordered[start])
+            if choices and count * longest > token_budget:
+                break
+            choices.append((price[start] + count * longest + PIECE_PRICE, start))
+        cheapest, start = min(choices)
+        price.append(cheapest)
+        first.append(start)
     result: list[list[int]] = []
-    current: list[int] = []
-    longest = 0
-    for rows in ordered:
-        longest_with = max(longest, max(lengths[r] for r in rows))
-        if current and longest_with * (len(current) + len(rows)) > token_budget:
-            result.append(current)
-            current, longest_with = [], max(lengths[r] for r in rows)
-        current = current + rows
-        longest = longest_with
-    return [*result, current] if current else result
+    end = len(ordered)
+    while end:
+        result.append([row for rows in ordered[first[end] : end] for row in rows])
+        end = first[end]
+    return result[::-1]
 
 
 def pad_right(rows: Sequence[Tensor]) -> Tensor:

@@ -185,12 +185,25 @@ class LocalEngine:
         inputs = pad_right(self._trunk_outputs(model.trunk, held))
         return member.branch(inputs, use_cache=False)
 
+    def _last_hidden(self, model: LocalModel, held: LocalHeld, member: Member) -> Float[Tensor, "B H"]:
+        """Final hidden state of every row's last token. A group lands in one loss, but its short answers need not be padded
+        to its longest one: rows of like length run together."""
+        lengths = [len(tokens) for tokens in held.sequences.tokens]
+        parts = pieces(lengths, range(len(lengths)), TOKENS_PER_PIECE)
+        ends = [torch.tensor([lengths[row] - 1 for row in rows], device=self.compute.device) for rows in parts]
+        hidden = torch.cat(
+            [
+                self._forward(model, held.select(rows), member)[torch.arange(len(rows)), last]
+                for rows, last in zip(parts, ends, strict=True)
+            ]
+        )
+        place = torch.tensor([row for rows in parts for row in rows], device=self.compute.device).argsort()
+        return hidden[place]
+
     def _outputs(self, model: LocalModel, held: LocalHeld, quantity: Quantity, *, entropy: bool = False) -> Any:
         sequences = held.sequences
         if quantity == "rewards":
-            last = torch.tensor([len(tokens) - 1 for tokens in sequences.tokens], device=self.compute.device)
-            rows = torch.arange(len(sequences), device=self.compute.device)
-            return Rewards(torch.stack([m.head(self._forward(model, held, m)[rows, last]) for m in model.members]))
+            return Rewards(torch.stack([m.head(self._last_hidden(model, held, m)) for m in model.members]))
         rows, positions, is_response = (t.to(self.compute.device) for t in response_index(sequences.is_response))
         member = model.members[0]
         before = self._forward(model, held, member)[rows, positions - 1]
