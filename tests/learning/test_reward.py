@@ -51,7 +51,7 @@ def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Co
     assert result["accuracy_interval"]["low"] > 0.8
     assert result["trusted"], result["verdict"]
     gain, shift = reward.scale(engine, chat, rankings(160, 1), (), has_policy=False, seed=0)
-    with engine.hold(reward.render(chat, rankings(160, 1))[0]) as held:
+    with engine.hold(reward.render(chat, rankings(160, 1)[: reward.SCALE_PROMPTS])[0]) as held:
         scores = engine.rewards("reward", held).mean(0) * gain - shift
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-3)
     assert float(scores.std()) == pytest.approx(1.0, abs=1e-3)

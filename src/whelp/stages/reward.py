@@ -213,7 +213,8 @@ def scale(
 ) -> tuple[float, float]:
     """(gain, shift): the demonstrations' mean lies at 0 and the policy's own samples have unit variance.
 
-    Without demonstrations or a policy the rankings' completions stand in for what is missing.
+    Measured on `SCALE_PROMPTS` of each. Without demonstrations or a policy the rankings' completions stand in for what is
+    missing.
     """
     written = chat_scores(engine, [chat.demonstration(d) for d in demonstrations[:SCALE_PROMPTS]])
     sampled = torch.empty(0)
@@ -222,7 +223,8 @@ def scale(
         completions = list(engine.sample("policy", prompts, SamplingParams(key=("scale", seed))))
         sampled = chat_scores(engine, [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
     if not (len(written) and len(sampled)):
-        ranked = chat_scores(engine, [chat.answer(r.prompt, text) for r in rankings for text in r.completions])
+        some = rankings[:SCALE_PROMPTS]
+        ranked = chat_scores(engine, [chat.answer(r.prompt, text) for r in some for text in r.completions])
         written = written if len(written) else ranked
         sampled = sampled if len(sampled) else ranked
     gain = float(1.0 / sampled.std().clamp_min(1e-4))
