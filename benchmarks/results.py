@@ -1,0 +1,274 @@
+"""The runs that docs/results.md quotes: a queue that resumes, and the tables made of what it left.
+
+    python benchmarks/results.py run                                   what is missing, in order; stop and go on at will
+    python benchmarks/results.py run checker                           one experiment
+    python benchmarks/results.py run hh --hh helpful_train.jsonl       a reward model and judge on pairs of your own
+    python benchmarks/results.py tables                                write the tables between their marks in docs/results.md
+
+A finished run leaves `benchmarks/results/<experiment>-<seed>.json`: the numbers, every pass and fail, the commit, and a hash
+of the recipe and its data. A run whose hash is not today's counts as missing, and no table shows it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from whelp.config import Recipe
+from whelp.engines.devices import choose
+from whelp.maths.stats import Estimate, clustered_bootstrap
+from whelp.recipes import load_recipe
+from whelp.runs.files import canonical_json, read_json, sha256_file, sha256_json, write_json_atomic
+
+ROOT = Path(__file__).parents[1]
+RUNS = ROOT / "runs" / "results"
+RECORDS = ROOT / "benchmarks" / "results"
+DOCS = ROOT / "docs" / "results.md"
+DATA = sorted((ROOT / "src" / "whelp" / "data").glob("*.jsonl"))
+CATEGORIES = {
+    "harm-weapons": "declines: weapons",
+    "harm-drugs": "declines: drugs",
+    "harm-hacking": "declines: hacking",
+    "borderline": "helps with what only sounds harmful",
+    "false-claim": "corrects a false claim",
+    "true-claim": "affirms a true claim",
+    "self": "is honest about itself",
+    "writing": "writes",
+    "explain": "explains",
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A recipe with its seeds. `sft_of` names the experiment whose SFT model of the same seed is taken over."""
+
+    name: str
+    seeds: tuple[int, ...]
+    sft_of: str | None = None
+
+    def folder(self, seed: int) -> Path:
+        return RUNS / f"{self.name}-{seed}"
+
+    def record(self, seed: int) -> Path:
+        return RECORDS / f"{self.name}-{seed}.json"
+
+    def recipe(self, seed: int) -> Recipe:
+        return load_recipe(self.name, [f"seed={seed}"])
+
+
+EXPERIMENTS = (Experiment("assistant", (0, 1, 2)), Experiment("checker", (0, 1, 2), sft_of="assistant"))
+
+
+# -- the queue --------------------------------------------------------------------------------------------------------
+
+
+def identity(recipe: Recipe) -> str:
+    """A hash of what decides the numbers, but for code and machine: the recipe's stages and the data that they read."""
+    everything = recipe.model_dump(mode="json", exclude={"output_dir"})
+    unused = {"sft", "reward", "ppo", "evaluate"} - set(recipe.stages)
+    settings = {name: value for name, value in everything.items() if name not in unused}
+    text = canonical_json(settings)
+    hashes = {file.stem: sha256_file(file) for file in DATA if f"builtin:{file.stem}" in text}
+    return sha256_json([settings, hashes])[:16]
+
+
+def is_current(experiment: Experiment, seed: int) -> bool:
+    return read_json(experiment.record(seed)).get("identity") == identity(experiment.recipe(seed))
+
+
+def run(experiment: Experiment, seed: int) -> None:
+    folder = experiment.folder(seed)
+    _take_over_sft(experiment, seed)
+    _whelp("run", experiment.name, f"seed={seed}", "--output_dir", str(folder), "--resume")
+    write_json_atomic(experiment.record(seed), record(experiment, seed))
+
+
+def _take_over_sft(experiment: Experiment, seed: int) -> None:
+    """Both runs would train the very same SFT model: the second one takes it, and what is known of its prompts."""
+    source = next((e for e in EXPERIMENTS if e.name == experiment.sft_of), None)
+    folder = experiment.folder(seed)
+    if source is None or folder.exists() or not (source.folder(seed) / "sft" / "DONE.json").exists():
+        return
+    folder.mkdir(parents=True)
+    shutil.copytree(source.folder(seed) / "sft", folder / "sft")
+    shutil.copy(source.folder(seed) / "training_prompts.json", folder)
+
+
+def record(experiment: Experiment, seed: int) -> dict[str, Any]:
+    """What the tables need of a finished run."""
+    folder = experiment.folder(seed)
+    stages = {file.parent.name: read_json(file) for file in folder.glob("*/metrics.json")}
+    done = {file.parent.name: read_json(file)["cost"] for file in folder.glob("*/DONE.json")}
+    greedy = [row for row in _lines(folder / "evaluate" / "completions.jsonl") if row["mode"] == "greedy"]
+    held_out = [row for row in greedy if not row["id"].startswith("brief")]
+    return {
+        "experiment": experiment.name,
+        "seed": seed,
+        "identity": identity(experiment.recipe(seed)),
+        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip(),
+        "machine": choose().why,
+        "cost": done,
+        "stages": stages,
+        "ppo": _lines(folder / "ppo" / "metrics.jsonl"),
+        "brief": read_json(folder / "evaluate" / "before_after.json"),
+        "answers": {
+            model: {
+                row["id"]: [row["category"], row["passes"], row["length"]] for row in held_out if row["model"] == model
+            }
+            for model in stages["evaluate"]["models"]
+        },
+        "wins": wins(held_out),
+    }
+
+
+def wins(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """1 where the judge prefers RLHF to SFT, 0.5 where both say the same; empty without a judge."""
+    answers = {(row["model"], row["id"]): row for row in rows if row["judge"] is not None}
+    result = {}
+    for (model, prompt), after in answers.items():
+        if model == "rlhf":
+            before = answers["sft", prompt]
+            same = after["completion"] == before["completion"]
+            result[prompt] = 0.5 if same else float(after["judge"] > before["judge"])
+    return result
+
+
+def run_hh(pairs: Path) -> None:
+    """A reward model on real pairs, and what it says as a judge of the default runs that lie here."""
+    folder = RUNS / "hh"
+    overrides = ["reward.num_train_epochs=1", "reward.learning_rate=1e-4"]
+    model = load_recipe("assistant").model
+    _whelp("reward", "--model", model, "--train_file", str(pairs), "--output_dir", str(folder), "--resume", *overrides)
+    result: dict[str, Any] = {"reward": read_json(folder / "reward" / "metrics.json"), "judge": {}}
+    for seed in EXPERIMENTS[0].seeds:
+        run_folder = EXPERIMENTS[0].folder(seed)
+        if (run_folder / "ppo" / "DONE.json").exists():
+            named = [f"--model={name}={run_folder / stage}" for name, stage in (("sft", "sft"), ("rlhf", "ppo"))]
+            out = RUNS / f"hh-judge-{seed}"
+            _whelp("evaluate", *named, "--judge", str(folder / "reward"), "--output_dir", str(out))
+            result["judge"][seed] = read_json(out / "evaluate" / "metrics.json")["judge"]
+    write_json_atomic(RECORDS / "hh.json", result)
+
+
+def _whelp(*arguments: str) -> None:
+    print("$ whelp", *arguments, flush=True)
+    subprocess.run([sys.executable, "-m", "whelp", *arguments], check=True, cwd=ROOT)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+# -- the tables -------------------------------------------------------------------------------------------------------
+
+
+def tables(experiment: Experiment) -> str:
+    """Markdown: a line a seed, all seeds together, and the kinds of prompt."""
+    records = [read_json(experiment.record(seed)) for seed in experiment.seeds if is_current(experiment, seed)]
+    if not records:
+        return f"No run of `{experiment.name}` with today's recipe and data is recorded."
+    judged = bool(records[0]["stages"]["evaluate"].get("judge"))
+    rows = [_seed_row(f"seed {r['seed']}", [r], judged) for r in records]
+    if len(records) > 1:
+        rows.append(_seed_row(f"**{len(records)} seeds**", records, judged))
+    heading = ["pass rate, greedy", "base", "SFT", "RLHF", "RLHF - SFT", "KL to SFT, nats", "tokens, SFT / RLHF"]
+    heading += ["judge prefers RLHF", "at equal length"] if judged else []
+    kinds = [[text, *_kind_cells(records, category)] for category, text in CATEGORIES.items()]
+    return f"{_table(heading, rows)}\n\n{_table(['all seeds', 'base', 'SFT', 'RLHF'], kinds)}"
+
+
+def _seed_row(name: str, records: Sequence[dict[str, Any]], judged: bool) -> list[str]:
+    kl = [r["stages"]["evaluate"]["kl"]["rlhf"]["mean"] for r in records]
+    lengths = [_mean(answer[2] for r in records for answer in r["answers"][m].values()) for m in ("sft", "rlhf")]
+    cells = [name, *(_percent(_pooled(records, lambda r, p, m=m: _pass(r, m, p))) for m in ("base", "sft", "rlhf"))]
+    cells.append(_points(_pooled(records, lambda r, p: _pass(r, "rlhf", p) - _pass(r, "sft", p))))
+    cells += [f"{_mean(kl):.1f}", f"{lengths[0]:.0f} / {lengths[1]:.0f}"]
+    if judged:
+        cells.append(_percent(_pooled(records, lambda r, p: r["wins"][p])))
+        judges = [r["stages"]["evaluate"]["judge"]["length_controlled"] for r in records]
+        cells.append(
+            _percent(Estimate(**judges[0])) if len(records) == 1 else f"{_mean(j['mean'] for j in judges):.0%}"
+        )
+    return cells
+
+
+def _kind_cells(records: Sequence[dict[str, Any]], category: str) -> list[str]:
+    return [
+        f"{_mean(a[1] for r in records for a in r['answers'][model].values() if a[0] == category):.0%}"
+        for model in ("base", "sft", "rlhf")
+    ]
+
+
+def _pass(record: dict[str, Any], model: str, prompt: str) -> float:
+    return float(record["answers"][model][prompt][1])
+
+
+def _pooled(records: Sequence[dict[str, Any]], value: Any) -> Estimate:
+    """Mean over all seeds and prompts; the interval is over prompts, each drawn with all its seeds."""
+    prompts = list(records[0]["answers"]["sft"])
+    values = torch.tensor([value(r, prompt) for r in records for prompt in prompts])
+    return clustered_bootstrap(values, torch.arange(len(prompts)).repeat(len(records)))
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = [float(value) for value in values]
+    return sum(values) / len(values)
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{estimate.mean:.0%} ({estimate.low * 100:.0f} to {estimate.high * 100:.0f})"
+
+
+def _points(estimate: Estimate) -> str:
+    return f"{estimate.mean * 100:+.1f} ({estimate.low * 100:+.1f} to {estimate.high * 100:+.1f})"
+
+
+def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write_tables() -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    for experiment in EXPERIMENTS:
+        begin, end = f"<!-- {experiment.name}: begin -->", f"<!-- {experiment.name}: end -->"
+        before, _, rest = text.partition(begin)
+        _, _, after = rest.partition(end)
+        if not after:
+            sys.exit(f"{DOCS} has no {begin} ... {end}: put both lines where the tables of {experiment.name} belong.")
+        text = f"{before}{begin}\n{tables(experiment)}\n{end}{after}"
+    DOCS.write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "tables"])
+    parser.add_argument("only", nargs="?", help="an experiment: " + ", ".join([*(e.name for e in EXPERIMENTS), "hh"]))
+    parser.add_argument("--seed", type=int, help="one seed")
+    parser.add_argument("--hh", type=Path, help="pairs for the experiment hh")
+    options = parser.parse_args()
+    if options.command == "tables":
+        write_tables()
+        return
+    for experiment in EXPERIMENTS:
+        for seed in experiment.seeds:
+            wanted = options.only in (None, experiment.name) and options.seed in (None, seed)
+            if wanted and not is_current(experiment, seed):
+                run(experiment, seed)
+    if options.only == "hh":
+        if options.hh is None:
+            sys.exit("hh needs --hh FILE: a jsonl file of pairs (prompt, chosen, rejected).")
+        run_hh(options.hh)
+
+
+if __name__ == "__main__":
+    main()
