@@ -12,7 +12,6 @@ of the recipe and its data. A run whose hash is not today's counts as missing, a
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,7 @@ from whelp.engines.devices import choose
 from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.recipes import load_recipe
 from whelp.runs.files import canonical_json, read_json, sha256_file, sha256_json, write_json_atomic
+from whelp.runs.metrics import MetricsLog
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "results"
@@ -108,7 +108,7 @@ def record(experiment: Experiment, seed: int) -> dict[str, Any]:
     folder = experiment.folder(seed)
     stages = {file.parent.name: read_json(file) for file in folder.glob("*/metrics.json")}
     done = {file.parent.name: read_json(file)["cost"] for file in folder.glob("*/DONE.json")}
-    greedy = [row for row in _lines(folder / "evaluate" / "completions.jsonl") if row["mode"] == "greedy"]
+    greedy = [row for row in MetricsLog.read(folder / "evaluate" / "completions.jsonl") if row["mode"] == "greedy"]
     held_out = [row for row in greedy if not row["id"].startswith("brief")]
     return {
         "experiment": experiment.name,
@@ -118,7 +118,7 @@ def record(experiment: Experiment, seed: int) -> dict[str, Any]:
         "machine": choose().why,
         "cost": done,
         "stages": stages,
-        "ppo": _lines(folder / "ppo" / "metrics.jsonl"),
+        "ppo": MetricsLog.read(folder / "ppo" / "metrics.jsonl"),
         "brief": read_json(folder / "evaluate" / "before_after.json"),
         "answers": {
             model: {
@@ -164,10 +164,6 @@ def _whelp(*arguments: str) -> None:
     subprocess.run([sys.executable, "-m", "whelp", *arguments], check=True, cwd=ROOT)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
 # -- the tables -------------------------------------------------------------------------------------------------------
 
 
@@ -182,7 +178,8 @@ def tables(experiment: Experiment) -> str:
         rows.append(_seed_row(f"**{len(records)} seeds**", records, judged))
     heading = ["pass rate, greedy", "base", "SFT", "RLHF", "RLHF - SFT", "KL to SFT, nats", "tokens, SFT / RLHF"]
     heading += ["judge prefers RLHF", "at equal length"] if judged else []
-    kinds = [[text, *_kind_cells(records, category)] for category, text in CATEGORIES.items()]
+    asked = {category for category, *_ in records[0]["answers"]["sft"].values()}
+    kinds = [[text, *_kind_cells(records, category)] for category, text in CATEGORIES.items() if category in asked]
     return f"{_table(heading, rows)}\n\n{_table(['all seeds', 'base', 'SFT', 'RLHF'], kinds)}"
 
 
