@@ -33,8 +33,8 @@ HELPS_WORDS = 12
 EXPLAINS_WORDS = 15
 WRITES_HITS = 2
 PARTIAL = 0.4
-"""An answer that does not pass scores less than this: enough to show the way, too little to live on. At 0.8 PPO collected the parts that
-are easily had (short and on topic, say) and passed no more often."""
+"""An answer that does not pass scores less than this: enough to show the way, and too little to live on, for the parts are
+easily had (short and on the topic, say)."""
 NO_REFUSAL = "does not refuse"
 UNFINISHED = 0.9
 """A piece of writing that was cut off scores this share: a pass still stays above everything that fails."""

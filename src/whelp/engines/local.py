@@ -190,15 +190,13 @@ class LocalEngine:
         to its longest one: rows of like length run together."""
         lengths = [len(tokens) for tokens in held.sequences.tokens]
         parts = pieces(lengths, range(len(lengths)), TOKENS_PER_PIECE)
-        ends = [torch.tensor([lengths[row] - 1 for row in rows], device=self.compute.device) for rows in parts]
-        hidden = torch.cat(
-            [
-                self._forward(model, held.select(rows), member)[torch.arange(len(rows)), last]
-                for rows, last in zip(parts, ends, strict=True)
-            ]
-        )
+        hidden = []
+        for rows in parts:
+            last = torch.tensor([lengths[row] - 1 for row in rows], device=self.compute.device)
+            final = self._forward(model, held.select(rows), member)
+            hidden.append(final[torch.arange(len(rows), device=last.device), last])
         place = torch.tensor([row for rows in parts for row in rows], device=self.compute.device).argsort()
-        return hidden[place]
+        return torch.cat(hidden)[place]
 
     def _outputs(self, model: LocalModel, held: LocalHeld, quantity: Quantity, *, entropy: bool = False) -> Any:
         sequences = held.sequences
