@@ -27,6 +27,7 @@ from whelp.engines.devices import choose
 from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.recipes import load_recipe
 from whelp.runs.files import canonical_json, read_json, sha256_file, sha256_json, write_json_atomic
+from whelp.runs.manifest import DONE, TRAINING_PROMPTS
 from whelp.runs.metrics import MetricsLog
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,7 @@ RUNS = ROOT / "runs" / "results"
 RECORDS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "results.md"
 DATA = sorted((ROOT / "src" / "whelp" / "data").glob("*.jsonl"))
+MODELS = ("base", "sft", "rlhf")
 CATEGORIES = {
     "harm-weapons": "declines: weapons",
     "harm-drugs": "declines: drugs",
@@ -96,18 +98,18 @@ def _take_over_sft(experiment: Experiment, seed: int) -> None:
     """Both runs would train the very same SFT model: the second one takes it, and what is known of its prompts."""
     source = next((e for e in EXPERIMENTS if e.name == experiment.sft_of), None)
     folder = experiment.folder(seed)
-    if source is None or folder.exists() or not (source.folder(seed) / "sft" / "DONE.json").exists():
+    if source is None or folder.exists() or not (source.folder(seed) / "sft" / DONE).exists():
         return
     folder.mkdir(parents=True)
     shutil.copytree(source.folder(seed) / "sft", folder / "sft")
-    shutil.copy(source.folder(seed) / "training_prompts.json", folder)
+    shutil.copy(source.folder(seed) / TRAINING_PROMPTS, folder)
 
 
 def record(experiment: Experiment, seed: int) -> dict[str, Any]:
     """What the tables need of a finished run."""
     folder = experiment.folder(seed)
     stages = {file.parent.name: read_json(file) for file in folder.glob("*/metrics.json")}
-    done = {file.parent.name: read_json(file)["cost"] for file in folder.glob("*/DONE.json")}
+    done = {file.parent.name: read_json(file)["cost"] for file in folder.glob(f"*/{DONE}")}
     greedy = [row for row in MetricsLog.read(folder / "evaluate" / "completions.jsonl") if row["mode"] == "greedy"]
     held_out = [row for row in greedy if not row["id"].startswith("brief")]
     return {
@@ -151,7 +153,7 @@ def run_hh(pairs: Path) -> None:
     result: dict[str, Any] = {"reward": read_json(folder / "reward" / "metrics.json"), "judge": {}}
     for seed in EXPERIMENTS[0].seeds:
         run_folder = EXPERIMENTS[0].folder(seed)
-        if (run_folder / "ppo" / "DONE.json").exists():
+        if (run_folder / "ppo" / DONE).exists():
             named = [f"--model={name}={run_folder / stage}" for name, stage in (("sft", "sft"), ("rlhf", "ppo"))]
             out = RUNS / f"hh-judge-{seed}"
             _whelp("evaluate", *named, "--judge", str(folder / "reward"), "--output_dir", str(out))
@@ -186,7 +188,7 @@ def tables(experiment: Experiment) -> str:
 def _seed_row(name: str, records: Sequence[dict[str, Any]], judged: bool) -> list[str]:
     kl = [r["stages"]["evaluate"]["kl"]["rlhf"]["mean"] for r in records]
     lengths = [_mean(answer[2] for r in records for answer in r["answers"][m].values()) for m in ("sft", "rlhf")]
-    cells = [name, *(_percent(_pooled(records, lambda r, p, m=m: _pass(r, m, p))) for m in ("base", "sft", "rlhf"))]
+    cells = [name, *(_percent(_pooled(records, lambda r, p, m=m: _pass(r, m, p))) for m in MODELS)]
     cells.append(_points(_pooled(records, lambda r, p: _pass(r, "rlhf", p) - _pass(r, "sft", p))))
     cells += [f"{_mean(kl):.1f}", f"{lengths[0]:.0f} / {lengths[1]:.0f}"]
     if judged:
@@ -201,7 +203,7 @@ def _seed_row(name: str, records: Sequence[dict[str, Any]], judged: bool) -> lis
 def _kind_cells(records: Sequence[dict[str, Any]], category: str) -> list[str]:
     return [
         f"{_mean(a[1] for r in records for a in r['answers'][model].values() if a[0] == category):.0%}"
-        for model in ("base", "sft", "rlhf")
+        for model in MODELS
     ]
 
 
