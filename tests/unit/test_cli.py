@@ -155,7 +155,7 @@ class TestHelp:
         assert "kl_horizon" in shown
         assert "10000" in shown
         assert "strength of the leash: price of a nat of KL to the SFT model" in shown
-        assert "warmup_ratio" not in shown
+        assert "weight_decay" not in shown
 
     def test_version(self):
         assert call("--version").output.strip() == f"whelp {whelp.__version__}"

@@ -21,7 +21,7 @@ from whelp.maths.shaping import AdaptiveKL, FixedKL, clip_scores, missing_eos
 from whelp.monitors.surface import repetition
 from whelp.rewards.base import Reward
 from whelp.stages import sft
-from whelp.stages.context import Stage, shuffled
+from whelp.stages.context import Stage, shuffled, warmup_then_linear
 from whelp.text.chat import Chat, sequences
 from whelp.types import Completion, Demonstration, Prompt, Sequences
 
@@ -103,12 +103,11 @@ def learn(
         advantages = masked_whiten(advantages, rollout.is_response)
     policy_targets = PPOTargets(rollout.logprobs, advantages, rollout.is_response)
     value_targets = ValueTargets(rollout.values, returns, rollout.is_response)
-    anneal = 1.0 - (step - 1) / iterations
-    lr = {"policy": config.learning_rate * anneal, "value": config.value_learning_rate * anneal}
     warming_up = step <= config.critic_warmup_iterations
     updates: list[Metrics] = []
     for epoch in range(config.num_ppo_epochs):
         for rows in minibatches(len(rollout.scores), config.num_mini_batches, seed, step * 1000 + epoch):
+            lr = learning_rates(config, step, len(updates), iterations)
             held = rollout.held.select(rows)
             terms = [Term("value", held, _rows(value_targets, rows), ValueLoss(config.cliprange_value))]
             if not warming_up:
@@ -119,10 +118,11 @@ def learn(
         if config.target_kl is not None and updates[-1].get("policy/approxkl", 0.0) > config.target_kl:
             break
     explained = explained_variance(rollout.values, returns, rollout.is_response)
+    last_lr = learning_rates(config, step, len(updates) - 1, iterations)["policy"]
     return (
         rollout_metrics(rollout, rewards, kl_coef)
         | update_metrics(updates)
-        | {"val/explained": explained, "lr": lr["policy"]}
+        | {"val/explained": explained, "lr": last_lr}
     )
 
 
@@ -187,6 +187,18 @@ def beside_twins(order: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
     for i in order:
         units.setdefault(prompts[i].pair or f"prompt {i}", []).append(i)
     return [i for unit in units.values() for i in unit]
+
+
+def learning_rates(config: PPOConfig, step: int, update: int, iterations: int) -> dict[str, float]:
+    """Of update `update` (from 0) of iteration `step` (from 1). Both fall to 0; the policy's rises first, because Adam's first
+    steps are as large as any and point where the noise of one minibatch does."""
+    per_iteration = config.num_ppo_epochs * config.num_mini_batches
+    done, total = (step - 1) * per_iteration + update, iterations * per_iteration
+    critic_only = config.critic_warmup_iterations * per_iteration
+    policy = (
+        warmup_then_linear(done - critic_only, total - critic_only, config.warmup_ratio) if done >= critic_only else 0.0
+    )
+    return {"policy": config.learning_rate * policy, "value": config.value_learning_rate * (1.0 - done / total)}
 
 
 def minibatches(count: int, parts: int, seed: int, key: int) -> list[list[int]]:
