@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whelp.engines.base import Metrics, ModelSpec, SamplingParams, Term
+from whelp.engines.base import Held, Metrics, ModelSpec, SamplingParams, Term
 from whelp.engines.batching import pad_right, pieces, response_index
 from whelp.engines.devices import Compute, choose, release_memory
 from whelp.engines.master import MasterWeights
@@ -27,7 +27,7 @@ from whelp.errors import ModelError, RunError, TrainingError
 from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores, Values
 from whelp.models.heads import ScalarHead
 from whelp.models.loading import Source, load_source
-from whelp.models.trunk import Branch, Trunk
+from whelp.models.trunk import Branch, LMHead, Trunk
 from whelp.text.chat import Chat, end_ids
 from whelp.types import Completion, Prompt, Sequences
 
@@ -41,7 +41,7 @@ class Member:
     """One branch with its head; a policy has one, an ensemble of reward models several."""
 
     branch: Branch
-    head: nn.Module
+    head: LMHead | ScalarHead
 
 
 @dataclass(slots=True)
@@ -102,10 +102,12 @@ class LocalEngine:
         trunk = self.trunks.setdefault(source.cut.trunk.key, source.cut.trunk)
         for mine, shared in zip(source.cut.trunk.parameters(), trunk.parameters(), strict=True):
             mine.data = shared.data  # bit for bit the same: the second copy is let go
-        first = Member(source.cut.branch, source.cut.head if spec.head == "lm" else source.scalar_head)
+        head = source.cut.head if spec.head == "lm" else source.scalar_head
+        assert head is not None
+        first = Member(source.cut.branch, head)
         members = [first, *(source.member(i, copy.deepcopy(first)) for i in range(1, spec.members))]
-        if spec.head == "scalar" and (spec.fresh_head or not source.has_scalar_head):
-            for i, member in enumerate(members):
+        for i, member in enumerate(members):
+            if isinstance(member.head, ScalarHead) and (spec.fresh_head or not source.has_scalar_head):
                 member.head.reset(spec.seed + i, spec.head_std)
         return LocalModel(trunk, [_frozen(m) for m in members], source, spec, None)
 
@@ -142,8 +144,10 @@ class LocalEngine:
 
     def sample(self, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[Completion]:
         local = self.models[model]
-        member = local.members[0]
-        sampler = Sampler(local.trunk, member.branch, member.head, end_ids(self.chat.tokenizer), self.compute)
+        branch, head = local.members[0].branch, local.members[0].head
+        if not isinstance(head, LMHead):
+            raise ModelError(f"sample: {model!r} has a scalar head, but a language model is needed here.")
+        sampler = Sampler(local.trunk, branch, head, end_ids(self.chat.tokenizer), self.compute)
         tokens = [self.chat.prompt(prompt) for prompt in prompts]
         for sampled in sampler.sample(tokens, [prompt.id for prompt in prompts], params):
             yield Completion(
@@ -222,7 +226,8 @@ class LocalEngine:
         return pieces([len(tokens) for tokens in held.sequences.tokens], held.sequences.group, token_budget)
 
     @torch.no_grad()
-    def logprobs(self, model: str, held: LocalHeld) -> TokenScores:
+    def logprobs(self, model: str, held: Held) -> TokenScores:
+        held = _own(held)
         batch, width = len(held.sequences), max(held.sequences.response_lengths, default=0)
         logprobs, entropy = torch.zeros(batch, width), torch.zeros(batch, width)
         is_response = torch.zeros(batch, width, dtype=torch.bool)
@@ -235,7 +240,8 @@ class LocalEngine:
         return TokenScores(logprobs, is_response, entropy)
 
     @torch.no_grad()
-    def values(self, model: str, held: LocalHeld) -> Float[Tensor, "B R"]:
+    def values(self, model: str, held: Held) -> Float[Tensor, "B R"]:
+        held = _own(held)
         result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths, default=0))
         for rows in self._pieces(held, TOKENS_PER_TRAINING_PIECE):
             values = self._outputs(self.models[model], held.select(rows), "values").values
@@ -243,7 +249,8 @@ class LocalEngine:
         return result
 
     @torch.no_grad()
-    def rewards(self, model: str, held: LocalHeld) -> Float[Tensor, "M B"]:
+    def rewards(self, model: str, held: Held) -> Float[Tensor, "M B"]:
+        held = _own(held)
         local = self.models[model]
         result = torch.zeros(len(local.members), len(held.sequences))
         for rows in self._pieces(held, TOKENS_PER_PIECE):
@@ -292,8 +299,9 @@ class LocalEngine:
         if count == 0:
             return {}
         totals: dict[str, float] = {}
-        for rows in self._pieces(term.held, TOKENS_PER_TRAINING_PIECE):
-            held = term.held.select(rows)
+        whole = _own(term.held)
+        for rows in self._pieces(whole, TOKENS_PER_TRAINING_PIECE):
+            held = whole.select(rows)
             outputs = self._outputs(self.models[term.model], held, term.loss.quantity)
             result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))
             (result.loss * (term.coef / count)).backward()
@@ -327,6 +335,13 @@ class LocalEngine:
     def export(self, model: str, path: Path, gain: float = 1.0, **config: Any) -> None:
         local = self.models[model]
         local.source.export(path, local.spec.head, [(m.branch, m.head) for m in local.members], gain, config)
+
+
+def _own(held: Held) -> LocalHeld:
+    """What `hold` of this engine gave; nothing else has its activations."""
+    if not isinstance(held, LocalHeld):
+        raise TypeError(f"held: expected what LocalEngine.hold gives, got {type(held).__name__}.")
+    return held
 
 
 def _frozen(member: Member) -> Member:

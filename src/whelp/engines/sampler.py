@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from whelp.engines.base import SamplingParams
 from whelp.engines.batching import pad_right, pieces
 from whelp.engines.devices import Compute
 from whelp.models.cache import SlotCache, forward
-from whelp.models.trunk import Branch, Cut, Trunk
+from whelp.models.trunk import Branch, Cut, LMHead, Trunk
 
 SLOTS = 64
 """Rows decoded together; more do not raise the throughput of two cores."""
@@ -52,7 +52,7 @@ class Row:
 class Sampler:
     """Samples from trunk + branch + head as they are now: nothing is copied, so nothing can be stale."""
 
-    def __init__(self, trunk: Trunk, branch: Branch, head: nn.Module, end_ids: Sequence[int], compute: Compute):
+    def __init__(self, trunk: Trunk, branch: Branch, head: LMHead, end_ids: Sequence[int], compute: Compute):
         self.parts = Cut(trunk, branch, head)
         self.head = head
         self.end_ids = frozenset(end_ids)

@@ -11,6 +11,9 @@ from torch import nn
 
 from whelp.errors import ModelError
 
+Pretrained = Any
+"""A model of `transformers`, or a part of one: typed as nn.Module, its attributes would all be "Tensor or Module"."""
+
 
 @dataclass(frozen=True, slots=True)
 class Anatomy:
@@ -27,7 +30,7 @@ ANATOMIES = {"gpt2": Anatomy("transformer", "h", "ln_f", "wpe")}
 """Families that differ from the Llama plan; all others are tried as that and checked at load."""
 
 
-def anatomy_of(model: nn.Module) -> Anatomy:
+def anatomy_of(model: Pretrained) -> Anatomy:
     """The plan of this model; raises `ModelError` when its parts are not where the plan says."""
     plan = ANATOMIES.get(model.config.model_type, Anatomy())
     decoder = getattr(model, plan.decoder, None)
@@ -50,7 +53,7 @@ class NoPositions(nn.Module):
         return torch.zeros((), device=position_ids.device)
 
 
-def shell(module: nn.Module, **replaced: Any) -> nn.Module:
+def shell(module: Pretrained, **replaced: Any) -> Pretrained:
     """A copy of `module` that shares every part of it but those `replaced` (submodules or plain attributes)."""
     twin = copy.copy(module)
     for table in ("_modules", "_parameters", "_buffers"):
@@ -60,7 +63,7 @@ def shell(module: nn.Module, **replaced: Any) -> nn.Module:
     return twin
 
 
-def slice_layers(model: nn.Module, start: int, stop: int, *, norm: nn.Module | None) -> nn.Module:
+def slice_layers(model: Pretrained, start: int, stop: int, *, norm: nn.Module | None) -> Pretrained:
     """The decoder of `model` with layers[start:stop]; `norm=None` keeps its final norm.
 
     Layers keep their `layer_idx`, so that trunk and branch can write into one cache. The list of layer types is
@@ -83,7 +86,7 @@ def slice_layers(model: nn.Module, start: int, stop: int, *, norm: nn.Module | N
     return shell(decoder, **parts)
 
 
-def head_only(model: nn.Module) -> nn.Module:
+def head_only(model: Pretrained) -> Pretrained:
     """The causal LM without any layer: final hidden states in as `inputs_embeds`, logits out.
 
     Logit scaling and soft caps live in the causal LM's own forward, so the bare output matrix is not enough.
@@ -95,6 +98,6 @@ def head_only(model: nn.Module) -> nn.Module:
     return shell(model, **{plan.decoder: empty})
 
 
-def num_layers(model: nn.Module) -> int:
+def num_layers(model: Pretrained) -> int:
     plan = anatomy_of(model)
     return len(getattr(getattr(model, plan.decoder), plan.layers))

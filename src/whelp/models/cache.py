@@ -45,20 +45,23 @@ class SlotLayer(CacheLayerMixin):
     ) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        window = self.window
+        keys, values, window = self.keys, self.values, self.window
+        assert keys is not None and values is not None
         if window.rows is not None:
-            self.keys[window.rows, :, : key_states.shape[2]] = key_states
-            self.values[window.rows, :, : value_states.shape[2]] = value_states
+            keys[window.rows, :, : key_states.shape[2]] = key_states
+            values[window.rows, :, : value_states.shape[2]] = value_states
             return key_states, value_states
+        assert window.positions is not None
         batch = len(key_states)
         rows = torch.arange(batch, device=key_states.device)
-        self.keys[rows, :, window.positions] = key_states[:, :, 0]
-        self.values[rows, :, window.positions] = value_states[:, :, 0]
-        return self.keys[:batch, :, : window.width], self.values[:batch, :, : window.width]
+        keys[rows, :, window.positions] = key_states[:, :, 0]
+        values[rows, :, window.positions] = value_states[:, :, 0]
+        return keys[:batch, :, : window.width], values[:batch, :, : window.width]
 
     def move(self, source: int, target: int, length: int) -> None:
-        self.keys[target, :, :length] = self.keys[source, :, :length]
-        self.values[target, :, :length] = self.values[source, :, :length]
+        for table in (self.keys, self.values):
+            assert table is not None
+            table[target, :, :length] = table[source, :, :length]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return query_length, 0
@@ -77,7 +80,8 @@ class SlotCache(Cache):
 
     def __init__(self, layers: int, slots: int, length: int):
         self.window = Window()
-        super().__init__(layers=[SlotLayer(slots, length, self.window) for _ in range(layers)])
+        self.slot_layers = [SlotLayer(slots, length, self.window) for _ in range(layers)]
+        super().__init__(layers=list(self.slot_layers))
 
     def prefill(self, rows: Int[Tensor, "B"]) -> None:
         """The next forward pass fills `rows` from position 0 and sees nothing but its own tokens."""
@@ -89,7 +93,7 @@ class SlotCache(Cache):
 
     def share(self, source: int, target: int, length: int) -> None:
         """Copy a row: the completions of one prompt share its prefill; the last row moves into a freed one."""
-        for layer in self.layers:
+        for layer in self.slot_layers:
             layer.move(source, target, length)
 
 
@@ -101,6 +105,7 @@ def forward(parts: Cut, tokens: Int[Tensor, "B T"], cache: SlotCache) -> Float[T
     if cache.window.rows is not None:
         extra["position_ids"] = torch.arange(tokens.shape[1], device=tokens.device)[None, :]
     else:
+        assert positions is not None
         extra["position_ids"] = positions[:, None]
         extra["attention_mask"] = decode_masks(decoder.config, positions, cache.window.width)
     return parts.branch(parts.trunk(tokens, **extra), **extra)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from whelp.models.anatomy import Pretrained
 from whelp.models.cache import SlotCache, forward
 from whelp.models.trunk import Cut
 
@@ -12,7 +13,7 @@ MAX_CHECKED_WINDOW = 4096
 
 
 @torch.no_grad()
-def check_cut(model: nn.Module, parts: Cut) -> str | None:
+def check_cut(model: Pretrained, parts: Cut) -> str | None:
     """None when trunk + branch give what the whole model gives, plain and cached; else what differs."""
     try:
         tokens = _random_tokens(model)
@@ -51,7 +52,7 @@ def _check_decode(parts: Cut, tokens: Tensor, whole: Tensor) -> str | None:
     return None
 
 
-def _random_tokens(model: nn.Module) -> Tensor:
+def _random_tokens(model: Pretrained) -> Tensor:
     """Longer than any sliding window of the model that is not larger than a few thousand tokens."""
     config = model.config.get_text_config()
     window = min(getattr(config, "sliding_window", None) or 0, MAX_CHECKED_WINDOW)
@@ -60,7 +61,7 @@ def _random_tokens(model: nn.Module) -> Tensor:
     return torch.randint(config.vocab_size, (2, length), generator=generator).to(model.device)
 
 
-def _final_hidden(model: nn.Module, tokens: Tensor) -> Tensor:
+def _final_hidden(model: Pretrained, tokens: Tensor) -> Tensor:
     return model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
 
 

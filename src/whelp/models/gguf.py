@@ -47,15 +47,15 @@ def convert(file: Path, folder: Path, chat_template: str) -> None:
     if not isinstance(config, LlamaConfig):
         raise ModelError(f"{file.name} is a {config.model_type} model; only GGUF files of Llama models are converted.")
     if hasattr(config, "quantization_config"):
-        del config.quantization_config
+        delattr(config, "quantization_config")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.chat_template = chat_template
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer))
     config.pad_token_id = tokenizer.pad_token_id
     config.dtype = torch.bfloat16
 
-    model = LlamaForCausalLM(config).to(torch.bfloat16)
-    state = read_weights(file, config.num_attention_heads, config.num_key_value_heads)
+    model = LlamaForCausalLM(config).to(dtype=torch.bfloat16)
+    state = read_weights(file, config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:
         raise ModelError(f"{file.name} does not fit its own configuration: missing {missing}, unexpected {unexpected}.")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from whelp.errors import ModelError
-from whelp.models.anatomy import anatomy_of, num_layers
+from whelp.models.anatomy import Pretrained, anatomy_of, num_layers
 from whelp.models.check import check_cut
 from whelp.models.export import write_folder
 from whelp.models.heads import ScalarHead
-from whelp.models.trunk import Branch, Cut, cut
+from whelp.models.trunk import Branch, Cut, LMHead, cut
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -30,7 +30,7 @@ class Source:
     """One loaded folder: the model, its parts, and what is needed to write one like it."""
 
     path: Path
-    model: nn.Module
+    model: Pretrained
     cut: Cut
     scalar_head: ScalarHead
     has_scalar_head: bool
@@ -58,7 +58,7 @@ class Source:
         self,
         path: Path,
         head: str,
-        members: Sequence[tuple[Branch, nn.Module]],
+        members: Sequence[tuple[Branch, LMHead | ScalarHead]],
         gain: float,
         extra: Mapping[str, Any],
     ) -> None:
@@ -131,7 +131,7 @@ def load_source(path: Path, head: str, compute: Compute, trainable_layers: int |
     return Source(path, model, parts, scalar_head, has_scalar_head, notes)
 
 
-def _score(path: Path, model: nn.Module) -> Tensor:
+def _score(path: Path, model: Pretrained) -> Tensor:
     """The score's own weights: those in `model` were rounded to the number format that it computes in."""
     from safetensors import safe_open
 
@@ -142,7 +142,7 @@ def _score(path: Path, model: nn.Module) -> Tensor:
     return model.score.weight.data  # a folder of several files
 
 
-def _load(path: Path, head: str, compute: Compute) -> tuple[nn.Module, bool]:
+def _load(path: Path, head: str, compute: Compute) -> tuple[Pretrained, bool]:
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
     from transformers.utils import logging
@@ -151,12 +151,11 @@ def _load(path: Path, head: str, compute: Compute) -> tuple[nn.Module, bool]:
     logging.disable_progress_bar()
     try:
         config = AutoConfig.from_pretrained(path)
-        is_classifier = (config.architectures or [""])[0].endswith("ForSequenceClassification")
+        architecture = (config.architectures or [""])[0]
+        is_classifier = architecture.endswith("ForSequenceClassification")
         if is_classifier and head == "lm":
-            raise ModelError(
-                f"{path} is a reward model ({config.architectures[0]}), but a language model is needed here."
-            )
-        kind = AutoModelForSequenceClassification if is_classifier else AutoModelForCausalLM
+            raise ModelError(f"{path} is a reward model ({architecture}), but a language model is needed here.")
+        kind: Any = AutoModelForSequenceClassification if is_classifier else AutoModelForCausalLM
         model, report = kind.from_pretrained(path, dtype=compute.dtype, use_safetensors=True, output_loading_info=True)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from whelp.models.anatomy import head_only, num_layers, slice_layers
+from whelp.models.anatomy import Pretrained, head_only, num_layers, slice_layers
 
 
 class Trunk(nn.Module):
     """Embedding and layers[:k], never trained."""
 
-    def __init__(self, decoder: nn.Module | None, key: str, hidden_size: int):
+    def __init__(self, decoder: Pretrained | None, key: str, hidden_size: int):
         super().__init__()
-        self.decoder = decoder
+        self.decoder: Pretrained | None = decoder
         self.key = key
         self.hidden_size = hidden_size
 
@@ -37,9 +37,9 @@ class Trunk(nn.Module):
 class Branch(nn.Module):
     """layers[k:] and the final norm (and the embedding, when k = 0)."""
 
-    def __init__(self, decoder: nn.Module):
+    def __init__(self, decoder: Pretrained):
         super().__init__()
-        self.decoder = decoder
+        self.decoder: Pretrained = decoder
 
     def forward(self, trunk_output: Tensor, **kwargs) -> Float[Tensor, "B T H"]:
         """Final hidden states of what the trunk gave: hidden states, or tokens when it is empty."""
@@ -50,9 +50,9 @@ class Branch(nn.Module):
 class LMHead(nn.Module):
     """Final hidden states to logits, through the causal LM's own forward."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Pretrained):
         super().__init__()
-        self.model = model
+        self.model: Pretrained = model
 
     def forward(self, hidden: Float[Tensor, "N H"]) -> Float[Tensor, "N V"]:
         return self.model(inputs_embeds=hidden.unsqueeze(1), use_cache=False).logits.squeeze(1)
@@ -67,7 +67,7 @@ class Cut:
     head: LMHead | None
 
 
-def cut(model: nn.Module, trainable_layers: int | str, *, with_head: bool) -> Cut:
+def cut(model: Pretrained, trainable_layers: int | str, *, with_head: bool) -> Cut:
     """Cut below the last `trainable_layers` layers ("all": no trunk).
 
     Raises `ModelError` when the model's family is not built as expected.
