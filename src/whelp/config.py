@@ -3,6 +3,9 @@
 Names are TRL's where TRL has one. Nothing here is read from anywhere else, and every setting is read somewhere.
 """
 
+# pyright: reportArgumentType=false
+# (it takes a field for optional only where its default is named `default=`)
+
 from __future__ import annotations
 
 from typing import Annotated, Literal
@@ -105,7 +108,11 @@ class EvaluateConfig(Section):
 
     prompts: str = Field("builtin:evaluation", description="evaluation prompts: a file or builtin:<name>")
     max_prompts: PositiveInt | None = Field(None, description="use only so many, evenly over the categories")
-    samples: int = Field(0, ge=0, description="samples a prompt at temperature 1, besides the greedy answer")
+    samples: int = Field(0, ge=0, description="samples a prompt, besides the greedy answer")
+    temperature: Rate = Field(
+        0.7,
+        description="temperature of the samples and of the KL to the SFT model; as ppo.temperature: what PPO trained",
+    )
     max_new_tokens: PositiveInt = Field(96, description="longest answer in tokens")
     judge: bool = Field(True, description="train a judge on the half of the rankings that the reward model never saw")
 

@@ -322,7 +322,7 @@ def evaluate_work(place: Workplace) -> dict[str, Any]:
     place.tell(loaded)
     models = compared(place)
     refuse_trained(place, models.values(), loaded.records)
-    engine = place.engine(next(iter(models.values())))
+    engine = place.engine(next(iter(models.values())), temperature=config.temperature)
     for name, folder in models.items():
         engine.add(name, place.spec(folder))
     check_prompts(engine, loaded.records, config.max_new_tokens)

@@ -83,8 +83,8 @@ class Evaluation:
     n_prompts: int | None
     suites: Mapping[str, Mapping[str, Mapping[str, Interval]]]
     overall: Mapping[str, Mapping[str, Interval]]
-    differences: Mapping[str, Interval]
-    """greedy, keyed "rlhf - sft" """
+    differences: Mapping[str, Mapping[str, Interval]]
+    """keyed "rlhf - sft", then by mode"""
     lengths: Mapping[str, tuple[float | None, float | None]]
     """mean length in tokens, and the rate of answers that ended by themselves"""
     kl: Mapping[str, Interval]
@@ -268,9 +268,9 @@ def _evaluation(result: Json) -> Evaluation:
     return Evaluation(
         models=_models(result, "overall"),
         n_prompts=whole(result.get("n_prompts")),
-        suites={text(name): _by_model(value) for name, value in table(result.get("suites")).items()},
-        overall=_by_model(result.get("overall")),
-        differences={text(k): interval(table(v).get("greedy")) for k, v in table(result.get("differences")).items()},
+        suites={text(name): _by_mode(value) for name, value in table(result.get("suites")).items()},
+        overall=_by_mode(result.get("overall")),
+        differences=_by_mode(result.get("differences")),
         lengths={
             text(name): (number(table(value).get("mean")), number(table(value).get("finished")))
             for name, value in table(result.get("lengths")).items()
@@ -284,10 +284,11 @@ def _models(found: Json, fallback: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(text(name) for name in rows(found.get("models")) or table(found.get(fallback))))
 
 
-def _by_model(value: Any) -> dict[str, dict[str, Interval]]:
+def _by_mode(value: Any) -> dict[str, dict[str, Interval]]:
+    """name -> mode -> interval; the names are those of models, or of two that are compared."""
     return {
-        text(model): {text(mode): interval(rate) for mode, rate in table(modes).items()}
-        for model, modes in table(value).items()
+        text(name): {text(mode): interval(rate) for mode, rate in table(modes).items()}
+        for name, modes in table(value).items()
     }
 
 

@@ -98,11 +98,15 @@ def memory(mebibytes: float | None) -> str:
 
 
 def conclude(data: RunData) -> Conclusion:
-    """What the greedy checks show of RLHF against SFT; of SFT against the base model where there is no RLHF."""
+    """What the greedy checks show of RLHF against SFT; of SFT against the base model where there is no RLHF. Where there are
+    samples, a second sentence says what they show."""
     for better, worse in (("rlhf", "sft"), ("sft", "base")):
-        difference = data.evaluation.differences.get(f"{better} - {worse}") if data.evaluation else None
-        if difference is not None and difference.mean is not None:
+        modes = data.evaluation.differences.get(f"{better} - {worse}", {}) if data.evaluation else {}
+        difference, sampled = modes.get("greedy", Interval()), modes.get("sampled", Interval())
+        if difference.is_known:
             kind, sentence = _compare(label(better), label(worse), difference)
+            if sampled.is_known:
+                sentence = f"Greedy: {sentence} Sampled: {_compare(label(better), label(worse), sampled)[1]}"
             if better == "sft":
                 sentence += " RLHF was not compared."
             return Conclusion(kind, sentence, _limits(data))

@@ -113,11 +113,9 @@ def answer(
     seed: int,
     has_judge: bool,
 ) -> list[Judged]:
-    """One greedy answer to each prompt, or `config.samples` at temperature 1; all checked, and judged where there is a judge."""
-    is_greedy = mode == "greedy"
-    params = SamplingParams(
-        1 if is_greedy else config.samples, 0.0 if is_greedy else 1.0, config.max_new_tokens, ("evaluate", model, seed)
-    )
+    """One greedy answer to each prompt, or `config.samples` drawn; all checked, and judged where there is a judge."""
+    count, temperature = (1, 0.0) if mode == "greedy" else (config.samples, config.temperature)
+    params = SamplingParams(count, temperature, config.max_new_tokens, ("evaluate", model, seed))
     order = {prompt.id: i for i, prompt in enumerate(prompts)}
     completions = sorted(engine.sample(model, prompts, params), key=lambda c: (order[c.prompt.id], c.sample))
     scores: list[float | None] = [None] * len(completions)
@@ -237,10 +235,10 @@ def surface(answers: Sequence[Judged], models: Sequence[str]) -> dict[str, Any]:
 def kl_to_sft(
     engine: Engine, chat: Chat, models: Sequence[str], prompts: Sequence[Prompt], config: EvaluateConfig, seed: int
 ) -> dict[str, Any]:
-    """KL(model || sft) in nats an answer, from samples of the model at temperature 1."""
+    """KL(model || sft) in nats an answer, from samples of the model; both distributions at `config.temperature`."""
     if "sft" not in models or "rlhf" not in models:
         return {}
-    params = SamplingParams(1, 1.0, config.max_new_tokens, ("kl", seed))
+    params = SamplingParams(1, config.temperature, config.max_new_tokens, ("kl", seed))
     completions = list(engine.sample("rlhf", spread(prompts, KL_PROMPTS), params))
     with engine.hold(render(chat, completions)) as held:
         policy, reference = engine.logprobs("rlhf", held), engine.logprobs("sft", held)
