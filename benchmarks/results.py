@@ -110,8 +110,8 @@ def record(experiment: Experiment, seed: int) -> dict[str, Any]:
     folder = experiment.folder(seed)
     stages = {file.parent.name: read_json(file) for file in folder.glob("*/metrics.json")}
     done = {file.parent.name: read_json(file)["cost"] for file in folder.glob(f"*/{DONE}")}
-    greedy = [row for row in MetricsLog.read(folder / "evaluate" / "completions.jsonl") if row["mode"] == "greedy"]
-    held_out = [row for row in greedy if not row["id"].startswith("brief")]
+    answers = MetricsLog.read(folder / "evaluate" / "completions.jsonl")
+    held_out = [row for row in answers if not row["id"].startswith("brief")]
     return {
         "experiment": experiment.name,
         "seed": seed,
@@ -122,14 +122,22 @@ def record(experiment: Experiment, seed: int) -> dict[str, Any]:
         "stages": stages,
         "ppo": MetricsLog.read(folder / "ppo" / "metrics.jsonl"),
         "brief": read_json(folder / "evaluate" / "before_after.json"),
-        "answers": {
-            model: {
-                row["id"]: [row["category"], row["passes"], row["length"]] for row in held_out if row["model"] == model
-            }
-            for model in stages["evaluate"]["models"]
-        },
-        "wins": wins(held_out),
+        "answers": {model: by_prompt(held_out, model) for model in stages["evaluate"]["models"]},
+        "wins": wins([row for row in held_out if row["mode"] == "greedy"]),
     }
+
+
+def by_prompt(rows: Sequence[dict[str, Any]], model: str) -> dict[str, dict[str, Any]]:
+    """What each prompt's answers earned: whether the greedy one passes, its length, and the share of the samples that pass."""
+    result: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        if row["model"] == model and row["mode"] == "greedy":
+            result[row["id"]] = {"category": row["category"], "length": row["length"], "greedy": float(row["passes"])}
+    for prompt, entry in result.items():
+        passed = [r["passes"] for r in rows if (r["model"], r["mode"], r["id"]) == (model, "sampled", prompt)]
+        if passed:
+            entry["sampled"] = _mean(passed)
+    return result
 
 
 def wins(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -175,21 +183,32 @@ def tables(experiment: Experiment) -> str:
     if not records:
         return f"No run of `{experiment.name}` with today's recipe and data is recorded."
     judged = bool(records[0]["stages"]["evaluate"].get("judge"))
-    rows = [_seed_row(f"seed {r['seed']}", [r], judged) for r in records]
+    groups = [(f"seed {r['seed']}", [r]) for r in records]
     if len(records) > 1:
-        rows.append(_seed_row(f"**{len(records)} seeds**", records, judged))
-    heading = ["pass rate, greedy", "base", "SFT", "RLHF", "RLHF - SFT", "KL to SFT, nats", "tokens, SFT / RLHF"]
+        groups.append((f"**{len(records)} seeds**", records))
+    has_samples = all("sampled" in answer for r in records for answer in r["answers"]["sft"].values())
+    modes = ("greedy", "sampled") if has_samples else ("greedy",)
+    rows = [_seed_row(f"{name}, {mode}", group, mode, judged) for mode in modes for name, group in groups]
+    heading = ["pass rate", "base", "SFT", "RLHF", "RLHF - SFT", "KL to SFT, nats", "tokens, SFT / RLHF"]
     heading += ["judge prefers RLHF", "at equal length"] if judged else []
-    asked = {category for category, *_ in records[0]["answers"]["sft"].values()}
-    kinds = [[text, *_kind_cells(records, category)] for category, text in CATEGORIES.items() if category in asked]
-    return f"{_table(heading, rows)}\n\n{_table(['all seeds', 'base', 'SFT', 'RLHF'], kinds)}"
+    asked = {answer["category"] for answer in records[0]["answers"]["sft"].values()}
+    kinds = [
+        [text, *(cell for mode in modes for cell in _kind_cells(records, category, mode))]
+        for category, text in CATEGORIES.items()
+        if category in asked
+    ]
+    columns = ["all seeds", *(f"{name}, {mode}" for mode in modes for name in ("base", "SFT", "RLHF"))]
+    return f"{_table(heading, rows)}\n\n{_table(columns, kinds)}"
 
 
-def _seed_row(name: str, records: Sequence[dict[str, Any]], judged: bool) -> list[str]:
+def _seed_row(name: str, records: Sequence[dict[str, Any]], mode: str, judged: bool) -> list[str]:
+    """Pass rates in one mode; KL, lengths and the judge's verdict stand in the greedy row alone."""
+    cells = [name, *(_percent(_pooled(records, lambda r, p, m=m: _pass(r, m, p, mode))) for m in MODELS)]
+    cells.append(_points(_pooled(records, lambda r, p: _pass(r, "rlhf", p, mode) - _pass(r, "sft", p, mode))))
+    if mode == "sampled":
+        return cells + [""] * (4 if judged else 2)
     kl = [r["stages"]["evaluate"]["kl"]["rlhf"]["mean"] for r in records]
-    lengths = [_mean(answer[2] for r in records for answer in r["answers"][m].values()) for m in ("sft", "rlhf")]
-    cells = [name, *(_percent(_pooled(records, lambda r, p, m=m: _pass(r, m, p))) for m in MODELS)]
-    cells.append(_points(_pooled(records, lambda r, p: _pass(r, "rlhf", p) - _pass(r, "sft", p))))
+    lengths = [_mean(answer["length"] for r in records for answer in r["answers"][m].values()) for m in ("sft", "rlhf")]
     cells += [f"{_mean(kl):.1f}", f"{lengths[0]:.0f} / {lengths[1]:.0f}"]
     if judged:
         cells.append(_percent(_pooled(records, lambda r, p: r["wins"][p])))
@@ -200,15 +219,15 @@ def _seed_row(name: str, records: Sequence[dict[str, Any]], judged: bool) -> lis
     return cells
 
 
-def _kind_cells(records: Sequence[dict[str, Any]], category: str) -> list[str]:
+def _kind_cells(records: Sequence[dict[str, Any]], category: str, mode: str) -> list[str]:
     return [
-        f"{_mean(a[1] for r in records for a in r['answers'][model].values() if a[0] == category):.0%}"
+        f"{_mean(a[mode] for r in records for a in r['answers'][model].values() if a['category'] == category):.0%}"
         for model in MODELS
     ]
 
 
-def _pass(record: dict[str, Any], model: str, prompt: str) -> float:
-    return float(record["answers"][model][prompt][1])
+def _pass(record: dict[str, Any], model: str, prompt: str, mode: str) -> float:
+    return record["answers"][model][prompt][mode]
 
 
 def _pooled(records: Sequence[dict[str, Any]], value: Any) -> Estimate:

@@ -27,7 +27,10 @@ def record(results, seed: int, passes: dict[str, list[bool]]) -> dict:
     """Two prompts; a pass or a fail for each under base, SFT and RLHF."""
     experiment = results.EXPERIMENTS[1]
     answers = {
-        model: {prompt: ["writing", row[i], 10 * (i + 1)] for prompt, row in passes.items()}
+        model: {
+            prompt: {"category": "writing", "greedy": float(row[i]), "length": 10 * (i + 1)}
+            for prompt, row in passes.items()
+        }
         for i, model in enumerate(("base", "sft", "rlhf"))
     }
     return {
@@ -48,12 +51,49 @@ def test_seeds_alone_and_together(results, tmp_path, monkeypatch):
     write_json_atomic(experiment.record(1), record(results, 1, second))
     table, kinds = results.tables(experiment).split("\n\n")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    assert rows[2][:5] == ["seed 0", "0% (0 to 0)", "50% (0 to 100)", "100% (100 to 100)", "+50.0 (+0.0 to +100.0)"]
+    assert rows[2][:5] == [
+        "seed 0, greedy",
+        "0% (0 to 0)",
+        "50% (0 to 100)",
+        "100% (100 to 100)",
+        "+50.0 (+0.0 to +100.0)",
+    ]
     assert rows[3][4] == "+0.0 (+0.0 to +0.0)"
-    assert rows[4][0] == "**2 seeds**" and rows[4][3].startswith("75%") and rows[4][4].startswith("+25.0")
+    assert rows[4][0] == "**2 seeds**, greedy" and rows[4][3].startswith("75%") and rows[4][4].startswith("+25.0")
     assert [row[5] for row in rows[2:]] == ["2.0", "3.0", "2.5"]
     assert rows[2][6] == "20 / 30"
     assert "| writes | 0% | 50% | 75% |" in kinds
+
+
+def test_samples_have_rows_and_columns_of_their_own(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RECORDS", tmp_path)
+    experiment = results.EXPERIMENTS[1]
+    rows = [
+        {"id": "a", "category": "writing", "model": model, "mode": mode, "length": 7, "passes": passes}
+        for model, mode, passes in [
+            ("sft", "greedy", True),
+            ("sft", "sampled", True),
+            ("sft", "sampled", False),
+            ("sft", "sampled", False),
+            ("sft", "sampled", False),
+            ("rlhf", "sampled", True),
+            ("rlhf", "greedy", False),
+        ]
+    ]
+    assert results.by_prompt(rows, "base") == {}
+    made = record(results, 0, {"a": [False] * 3})
+    made["answers"] |= {model: results.by_prompt(rows, model) for model in ("sft", "rlhf")}
+    made["answers"]["base"]["a"]["sampled"] = 0.0
+    write_json_atomic(experiment.record(0), made)
+    table, kinds = results.tables(experiment).split("\n\n")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert lines[2][0] == "seed 0, greedy" and lines[2][2:4] == ["100% (100 to 100)", "0% (0 to 0)"]
+    assert lines[3][0] == "seed 0, sampled" and lines[3][2:5] == [
+        "25% (25 to 25)",
+        "100% (100 to 100)",
+        "+75.0 (+75.0 to +75.0)",
+    ]
+    assert "| writes | 0% | 100% | 0% | 0% | 25% | 100% |" in kinds
 
 
 def test_a_record_of_other_data_or_settings_is_not_shown(results, tmp_path, monkeypatch):
