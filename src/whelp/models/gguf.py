@@ -54,7 +54,8 @@ def convert(file: Path, folder: Path, chat_template: str) -> None:
     config.pad_token_id = tokenizer.pad_token_id
     config.dtype = torch.bfloat16
 
-    model = LlamaForCausalLM(config).to(dtype=torch.bfloat16)
+    model = LlamaForCausalLM(config)
+    model.bfloat16()
     state = read_weights(file, config.num_attention_heads, config.num_key_value_heads or config.num_attention_heads)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"}:

@@ -67,7 +67,7 @@ class Source:
         state = {name: tensor for name, tensor in self.model.state_dict().items() if name != SCORE}
         branch, first_head = members[0]
         state |= self._global_names(branch.state_dict())
-        if head == "scalar":
+        if isinstance(first_head, ScalarHead):
             state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
             state[SCORE] = first_head.linear.weight.detach() * gain
             config.num_labels = 1
@@ -79,7 +79,11 @@ class Source:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
         for key, value in extra.items():
             setattr(config, key, value)
-        others = [self._global_names(b.state_dict()) | {SCORE: h.linear.weight.detach() * gain} for b, h in members[1:]]
+        others = [
+            self._global_names(branch.state_dict()) | {SCORE: scalar.linear.weight.detach() * gain}
+            for branch, scalar in members[1:]
+            if isinstance(scalar, ScalarHead)
+        ]
         write_folder(path, state, config, head, tokenizer_from=self.path, members=others)
 
     def _global_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
