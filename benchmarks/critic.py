@@ -22,14 +22,15 @@ from torch import Tensor
 
 from whelp.config import PPOConfig
 from whelp.engines.base import Held, ModelSpec, Term
+from whelp.engines.batching import response_index
 from whelp.engines.devices import choose
 from whelp.engines.local import LocalEngine
-from whelp.jobs import ppo_optimizer, read_prompts
+from whelp.jobs import critic, read_prompts
 from whelp.maths.policy import ValueLoss, ValueTargets
 from whelp.models.loading import load_tokenizer
 from whelp.recipes import load_recipe
 from whelp.rewards.rules import CheckerReward
-from whelp.stages.ppo import batch_of_prompts, minibatches, render, sample
+from whelp.stages.ppo import batch_of_prompts, explained_variance, minibatches, render, sample
 from whelp.text.chat import Chat
 from whelp.types import Completion
 
@@ -48,14 +49,12 @@ def batch(engine: LocalEngine, config: PPOConfig, step: int, seed: int, stack: E
     prompts, copies = batch_of_prompts(read_prompts(config.train_file).records, config.batch_size, step, seed)
     completions = sample(engine, prompts, copies, config, (seed, step))
     held = stack.enter_context(engine.hold(render(engine.chat, completions)))
-    lengths = torch.tensor([len(c.tokens) for c in completions])
-    return Batch(
-        completions, held, CheckerReward()(completions, held), torch.arange(int(lengths.max())) < lengths[:, None]
-    )
+    _, _, is_response = response_index(held.sequences.is_response)
+    return Batch(completions, held, CheckerReward()(completions, held), is_response)
 
 
 def explained(guess: Tensor, scores: Tensor) -> float:
-    return 1.0 - float((scores - guess).var() / scores.var())
+    return explained_variance(guess[:, None], scores[:, None], torch.ones(len(scores), 1, dtype=torch.bool))
 
 
 def report(name: str, engine: LocalEngine, on: Batch) -> str:
@@ -98,14 +97,7 @@ def main() -> None:
         print(marks(first, second), flush=True)
         for lr in options.lr:
             engine.models.pop("value", None)
-            critic = ModelSpec(
-                copy_of="policy",
-                head="scalar",
-                head_std=0.0,
-                trainable_layers=recipe.trainable_layers,
-                optimizer=ppo_optimizer(config),
-            )
-            engine.add("value", critic)
+            engine.add("value", critic(recipe))
             returns = first.scores[:, None].expand(first.is_response.shape)
             for epoch in range(1, options.epochs + 1):
                 for rows in minibatches(len(returns), config.num_mini_batches, options.seed, epoch):

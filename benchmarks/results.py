@@ -29,6 +29,7 @@ from whelp.recipes import load_recipe
 from whelp.runs.files import canonical_json, read_json, sha256_file, sha256_json, write_json_atomic
 from whelp.runs.manifest import DONE, TRAINING_PROMPTS
 from whelp.runs.metrics import MetricsLog
+from whelp.settings import sections
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "results"
@@ -76,7 +77,7 @@ EXPERIMENTS = (Experiment("assistant", (0, 1, 2)), Experiment("checker", (0, 1, 
 def identity(recipe: Recipe) -> str:
     """A hash of what decides the numbers, but for code and machine: the recipe's stages and the data that they read."""
     everything = recipe.model_dump(mode="json", exclude={"output_dir"})
-    unused = {"sft", "reward", "ppo", "evaluate"} - set(recipe.stages)
+    unused = sections().keys() - set(recipe.stages)
     settings = {name: value for name, value in everything.items() if name not in unused}
     text = canonical_json(settings)
     hashes = {file.stem: sha256_file(file) for file in DATA if f"builtin:{file.stem}" in text}
@@ -130,13 +131,14 @@ def record(experiment: Experiment, seed: int) -> dict[str, Any]:
 def by_prompt(rows: Sequence[dict[str, Any]], model: str) -> dict[str, dict[str, Any]]:
     """What each prompt's answers earned: whether the greedy one passes, its length, and the share of the samples that pass."""
     result: dict[str, dict[str, Any]] = {}
+    sampled: dict[str, list[bool]] = {}
     for row in rows:
         if row["model"] == model and row["mode"] == "greedy":
             result[row["id"]] = {"category": row["category"], "length": row["length"], "greedy": float(row["passes"])}
-    for prompt, entry in result.items():
-        passed = [r["passes"] for r in rows if (r["model"], r["mode"], r["id"]) == (model, "sampled", prompt)]
-        if passed:
-            entry["sampled"] = _mean(passed)
+        elif row["model"] == model:
+            sampled.setdefault(row["id"], []).append(row["passes"])
+    for prompt, passed in sampled.items():
+        result[prompt]["sampled"] = _mean(passed)
     return result
 
 

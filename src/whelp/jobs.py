@@ -239,18 +239,23 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
     say_notes(place, engine, "policy")
     check_prompts(engine, loaded.records, config.response_length)
     scorer = ppo_reward(place, engine)
-    critic = place.spec(
-        None,
-        copy_of="reward" if config.reward == "model" else "policy",
-        head="scalar",
-        head_std=0.0,
-        optimizer=ppo_optimizer(config),
-    )
-    engine.add("value", critic)
+    engine.add("value", critic(place.recipe))
     demonstrations = read_demonstrations(place.recipe.sft.train_file).records if config.ptx_coef else ()
     result = ppo.train(engine, engine.chat, loaded.records, scorer, config, place.stage("ppo"), demonstrations)
     engine.export("policy", place.run.stage_dir("ppo"))
     return result
+
+
+def critic(recipe: Recipe) -> ModelSpec:
+    """PPO's critic: it starts from the model that knows most of the score, at 0 where that has no scalar head."""
+    return ModelSpec(
+        copy_of="reward" if recipe.ppo.reward == "model" else "policy",
+        head="scalar",
+        head_std=0.0,
+        trainable_layers=recipe.trainable_layers,
+        seed=recipe.seed,
+        optimizer=ppo_optimizer(recipe.ppo),
+    )
 
 
 def ppo_reward(place: Workplace, engine: LocalEngine) -> Reward:

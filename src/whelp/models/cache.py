@@ -80,8 +80,7 @@ class SlotCache(Cache):
 
     def __init__(self, layers: int, slots: int, length: int):
         self.window = Window()
-        self.slot_layers = [SlotLayer(slots, length, self.window) for _ in range(layers)]
-        super().__init__(layers=list(self.slot_layers))
+        super().__init__(layers=[SlotLayer(slots, length, self.window) for _ in range(layers)])
 
     def prefill(self, rows: Int[Tensor, "B"]) -> None:
         """The next forward pass fills `rows` from position 0 and sees nothing but its own tokens."""
@@ -93,7 +92,8 @@ class SlotCache(Cache):
 
     def share(self, source: int, target: int, length: int) -> None:
         """Copy a row: the completions of one prompt share its prefill; the last row moves into a freed one."""
-        for layer in self.slot_layers:
+        for layer in self.layers:
+            assert isinstance(layer, SlotLayer)
             layer.move(source, target, length)
 
 

@@ -114,15 +114,14 @@ def learn(
                 terms.append(Term("policy", held, _rows(policy_targets, rows), PPOLoss(config.cliprange)))
                 if ptx is not None:
                     terms.append(_ptx_term(ptx, len(rows), seed, step * 1000 + len(updates), config.ptx_coef))
-            updates.append(engine.update(terms, lr))
+            updates.append(engine.update(terms, lr) | {"lr": lr["policy"]})
         if config.target_kl is not None and updates[-1].get("policy/approxkl", 0.0) > config.target_kl:
             break
     explained = explained_variance(rollout.values, returns, rollout.is_response)
-    last_lr = learning_rates(config, step, len(updates) - 1, iterations)["policy"]
     return (
         rollout_metrics(rollout, rewards, kl_coef)
         | update_metrics(updates)
-        | {"val/explained": explained, "lr": last_lr}
+        | {"val/explained": explained, "lr": updates[-1]["lr"]}
     )
 
 
