@@ -69,13 +69,16 @@ class PPOConfig(Section):
         "model", description="score by the reward model, or by the prompts' own checks"
     )
     reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
-    total_episodes: PositiveInt = Field(960, description="completions sampled in all")
-    batch_size: PositiveInt = Field(64, description="completions in one iteration")
-    num_ppo_epochs: PositiveInt = Field(2, description="passes over each batch")
+    only_where_trusted: bool = Field(
+        True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
+    )
+    total_episodes: PositiveInt = Field(1280, description="completions sampled in all")
+    batch_size: PositiveInt = Field(128, description="completions in one iteration")
+    num_ppo_epochs: PositiveInt = Field(1, description="passes over each batch; fresh answers usually say more")
     num_mini_batches: PositiveInt = Field(4, description="optimizer steps in one pass")
     learning_rate: Rate = Field(1.5e-4, description="the policy's peak learning rate, then falling linearly to 0")
     warmup_ratio: Fraction = Field(0.1, description="share of the policy's updates in which its learning rate rises")
-    value_learning_rate: Rate = Field(3e-4, description="the critic's learning rate, falling linearly to 0")
+    value_learning_rate: Rate = Field(1e-3, description="the critic's learning rate, falling linearly to 0")
     critic_warmup_iterations: int = Field(1, ge=0, description="first iterations in which only the critic learns")
     response_length: PositiveInt = Field(96, description="longest answer in tokens")
     temperature: Rate = Field(0.7, description="temperature of the policy, in sampling and in its log-probabilities")
@@ -91,7 +94,7 @@ class PPOConfig(Section):
     cliprange: Rate = Field(0.2, description="the ratio is clipped to 1 +- this")
     cliprange_value: Rate = Field(0.2, description="the value may move by this from its old value")
     gamma: Fraction = Field(1.0, description="discount")
-    lam: Fraction = Field(0.95, description="lambda of GAE")
+    lam: Fraction = Field(1.0, description="lambda of GAE; 1 carries the score at the end to the first word")
     whiten_advantages: bool = Field(True, description="centre and scale advantages over the batch")
     score_clip: Rate | None = Field(None, description="clip scores to +- this; empty: do not")
     missing_eos_penalty: float | None = Field(

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.jobs import Workplace, jobs_of
-from whelp.runs.manifest import fingerprint_parts
+from whelp.jobs import jobs_of, parts_of
 from whelp.splits import has_judge
 from whelp.text.formats import read_demonstrations, read_prompts
+from whelp.workplace import Workplace
 
 TOKENS_PER_WORD = 1.35
 PROMPT_TOKENS = 30
@@ -45,6 +45,7 @@ class Speed:
 class Size:
     """Parameters of a model, as far as its config tells."""
 
+    hidden: int
     layer: float
     head: float
     layers: int
@@ -69,7 +70,7 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     speed = speed_of(place, size)
     rows = []
     for job in jobs_of(recipe):
-        state = _state(place, job.name, fingerprint_parts(job.name, job.settings(place), job.inputs(place)))
+        state = _state(place, job.name, parts_of(job, place)[0])
         work = {"sft": _sft, "reward": _reward, "judge": _reward, "ppo": _ppo, "evaluate": _evaluate}[job.name]
         seconds, sequences = work(recipe, place, size, speed)
         minutes = 0.0 if state == "unchanged" else OVERHEAD * seconds / 60
@@ -129,13 +130,14 @@ def _best_time(work: Callable[[], None]) -> float:
 
 def size_of(folder: Path, recipe: Recipe) -> Size:
     config = json.loads((folder / "config.json").read_text())
+    config = config.get("text_config", config)
     hidden, layers = config.get("hidden_size") or config["n_embd"], config.get("num_hidden_layers") or config["n_layer"]
     inner = config.get("intermediate_size") or 4 * hidden
     heads = config.get("num_attention_heads") or config["n_head"]
     share = (config.get("num_key_value_heads") or heads) / heads
     layer = hidden * hidden * (2 + 2 * share) + 3 * hidden * inner
     trainable = layers if recipe.trainable_layers == "all" else min(layers, int(recipe.trainable_layers))
-    return Size(layer, hidden * config["vocab_size"], layers, trainable)
+    return Size(hidden, layer, hidden * config["vocab_size"], layers, trainable)
 
 
 def _train(size: Size, speed: Speed, tokens: float, response: float, epochs: float) -> float:
@@ -187,8 +189,8 @@ def _evaluate(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tup
 
 def _memory(size: Size, held_tokens: float) -> float:
     """Libraries, one copy of the model, four branches, optimizer state of two, and held activations."""
-    hidden = size.head / 49_152 if size.head else 0
-    return 700 + (2 * size.total + 4 * 2 * size.branch + 2 * 12 * size.branch + 2 * held_tokens * hidden) / 1e6 + 600
+    held = 2 * held_tokens * size.hidden
+    return 700 + (2 * size.total + 4 * 2 * size.branch + 2 * 12 * size.branch + held) / 1e6 + 600
 
 
 def _disk(size: Size, stage: str) -> float:

@@ -6,85 +6,31 @@ The stages themselves know no files and no engine; here they meet both.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from whelp.config import PPOConfig, Recipe, RewardConfig, SFTConfig
 from whelp.engines.base import ModelSpec, OptimizerSpec
-from whelp.engines.devices import Compute, choose
 from whelp.engines.local import LocalEngine
-from whelp.errors import ConfigError, DataError, TrainingError
-from whelp.models.loading import load_tokenizer
+from whelp.errors import TrainingError
+from whelp.models.export import class_name
+from whelp.models.loading import refuse_other_vocabulary
 from whelp.models.sources import resolve
-from whelp.progress import Progress
 from whelp.rewards.base import Reward
 from whelp.rewards.model import ModelReward
 from whelp.rewards.rules import CheckerReward
-from whelp.runs.files import read_json, sha256_file, sha256_json
-from whelp.runs.manifest import DONE, Run
-from whelp.splits import RankingSplit, has_judge, split_rankings, user_turns
+from whelp.runs.files import as_run_error, read_json
+from whelp.runs.manifest import Run, fingerprint_parts
+from whelp.splits import has_judge, refuse_trained, split_demonstrations
 from whelp.stages import evaluate, ppo, reward, sft
-from whelp.stages.context import Stage
-from whelp.text.chat import Chat
-from whelp.text.formats import Loaded, prompt_hash, read_demonstrations, read_prompts, split_by_hash
-from whelp.types import Message, Prompt, Ranking
+from whelp.text.formats import Loaded, read_demonstrations, read_prompts
+from whelp.types import Prompt, Ranking
+from whelp.workplace import Input, Workplace
 
 JUDGE_SEED = 1_000
 BRIEF = "builtin:brief"
-
-
-@dataclass
-class Workplace:
-    """Everything that the jobs of one command share."""
-
-    recipe: Recipe
-    run: Run
-    progress: Progress
-    models: Mapping[str, str] = field(default_factory=dict)
-    """`whelp evaluate` only: the models to compare, by name."""
-    judge: str | None = None
-    """`whelp evaluate` only: the folder of the judge."""
-    weight_ids: dict[Path, str] = field(default_factory=dict, init=False)
-
-    @cached_property
-    def compute(self) -> Compute:
-        return choose(self.recipe.device, self.recipe.dtype)
-
-    @cached_property
-    def base(self) -> Path:
-        return resolve(self.recipe.model, self.progress.say)
-
-    @property
-    def policy(self) -> Path:
-        """What the reward model and PPO start from: the SFT model where the run has that stage."""
-        return self.run.stage_dir("sft") if "sft" in self.recipe.stages else self.base
-
-    @property
-    def reward_model(self) -> Path:
-        named = self.recipe.ppo.reward_model
-        return resolve(named, self.progress.say) if named else self.run.stage_dir("reward")
-
-    def engine(self, model: Path, max_length: int | None = None, temperature: float = 1.0) -> LocalEngine:
-        chat = Chat(load_tokenizer(model), self.recipe.system_prompt, max_length)
-        return LocalEngine(chat, self.compute, temperature)
-
-    def spec(self, source: Path | None, **changes: Any) -> ModelSpec:
-        return ModelSpec(source=source, trainable_layers=self.recipe.trainable_layers, seed=self.recipe.seed, **changes)
-
-    def stage(self, name: str, seed_offset: int = 0) -> Stage:
-        save_steps, limit = (self.recipe.ppo.save_steps, self.recipe.ppo.save_total_limit) if name == "ppo" else (50, 1)
-        return Stage(self.run.stage_dir(name), self.progress, self.recipe.seed + seed_offset, save_steps, limit)
-
-    def tell(self, loaded: Loaded[Any]) -> None:
-        counts = ", ".join(f"{count} {name}" for name, count in loaded.counts.items())
-        self.progress.say(f"{loaded.path}: {counts} ({loaded.format})")
-
-    @cached_property
-    def rankings(self) -> RankingSplit:
-        return split_rankings(self.recipe)
 
 
 @dataclass(frozen=True)
@@ -93,8 +39,8 @@ class Job:
 
     name: str
     settings: Callable[[Workplace], dict[str, Any]]
-    inputs: Callable[[Workplace], dict[str, str]]
-    """What is read, by name: the sha256 of a file or of an earlier stage's fingerprint."""
+    inputs: Callable[[Workplace], dict[str, Input]]
+    """What is read, by name."""
     work: Callable[[Workplace], dict[str, Any]]
     what: str
 
@@ -113,37 +59,31 @@ def settings(*sections: str) -> Callable[[Workplace], dict[str, Any]]:
     return read
 
 
-def model_id(place: Workplace, folder: Path) -> str:
-    """A stage of this run by what it was made from, any other model by its weights."""
-    if folder.parent == place.run.path:
-        return str(read_json(folder / DONE).get("fingerprint", "not made yet"))
-    if folder not in place.weight_ids:  # several stages ask, and large weights take a while to hash
-        weights = sorted(folder.glob("*.safetensors"))
-        place.weight_ids[folder] = sha256_json([sha256_file(file) for file in (*weights, folder / "config.json")])
-    return place.weight_ids[folder]
+def data_input(loaded: Loaded[Any]) -> Input:
+    return Input(loaded.path, loaded.sha256)
 
 
 # -- sft --------------------------------------------------------------------------------------------------------------
 
 
-def sft_inputs(place: Workplace) -> dict[str, str]:
+def sft_inputs(place: Workplace) -> dict[str, Input]:
     return {
-        "model": model_id(place, place.base),
-        "demonstrations": read_demonstrations(place.recipe.sft.train_file).sha256,
+        "model": place.model_input(place.base),
+        "demonstrations": data_input(read_demonstrations(place.recipe.sft.train_file)),
     }
 
 
 def sft_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.sft
-    loaded = read_demonstrations(config.train_file)
-    place.tell(loaded)
-    train, held_out = split_by_hash(loaded.records, lambda d: d.messages[:1], 1 - config.test_fraction, "sft")
-    place.run.record_training_prompts("sft", user_turns(d.messages for d in train))
+    place.tell(read_demonstrations(config.train_file))
+    train, held_out = split_demonstrations(config)
+    place.record_prompts("sft", place.base)
     engine = place.engine(place.base, config.max_length)
     engine.add("policy", place.spec(place.base, optimizer=optimizer(config)))
     say_notes(place, engine, "policy")
     result = sft.train(engine, engine.chat, train, held_out, config, place.stage("sft"))
-    engine.export("policy", place.run.stage_dir("sft"))
+    tell_truncated(place, result, "sft")
+    export(place, engine, "policy", "sft")
     return result
 
 
@@ -155,24 +95,25 @@ def reward_source(place: Workplace) -> Path:
     return resolve(named, place.progress.say) if named else place.policy
 
 
-def reward_inputs(place: Workplace) -> dict[str, str]:
+def reward_inputs(place: Workplace) -> dict[str, Input]:
     split = place.rankings
-    inputs = {"model": model_id(place, reward_source(place)), "rankings": split.loaded.sha256}
+    inputs = {"model": place.model_input(reward_source(place)), "rankings": data_input(split.loaded)}
     if split.test is not None:
-        inputs["test_rankings"] = split.test.sha256
+        inputs["test_rankings"] = data_input(split.test)
     if has_judge(place.recipe):
-        inputs["split"] = "half"
+        inputs["split"] = Input(split.loaded.path, "half")
     return inputs
 
 
 def reward_work(place: Workplace) -> dict[str, Any]:
     split = place.rankings
     place.tell(split.loaded)
+    place.progress.say(f"the reward model starts from {reward_source(place)}")
     return train_reward_model(place, "reward", reward_source(place), split.train, split.held_out)
 
 
-def judge_inputs(place: Workplace) -> dict[str, str]:
-    return {"model": model_id(place, place.base), "rankings": place.rankings.loaded.sha256}
+def judge_inputs(place: Workplace) -> dict[str, Input]:
+    return {"model": place.model_input(place.base), "rankings": data_input(place.rankings.loaded)}
 
 
 def judge_work(place: Workplace) -> dict[str, Any]:
@@ -189,7 +130,7 @@ def train_reward_model(
     seed_offset: int = 0,
 ) -> dict[str, Any]:
     config = place.recipe.reward
-    place.run.record_training_prompts(name, user_turns(r.prompt.messages for r in train))
+    place.record_prompts(name, source)
     engine = place.engine(source, config.max_length)
     seed = place.recipe.seed + seed_offset
     spec = ModelSpec(
@@ -202,14 +143,17 @@ def train_reward_model(
         seed=seed,
     )
     engine.add("reward", spec)
+    class_name(engine.models["reward"].source.config, "scalar")  # better known now than when it is to be written
     say_notes(place, engine, "reward")
     result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
-    has_policy = "sft" in place.recipe.stages
+    tell_truncated(place, result, "reward")
+    # A judge compares two answers: where its zero lies is all the same.
+    has_policy = name == "reward" and place.policy != place.base
     demonstrations = read_demonstrations(place.recipe.sft.train_file).records if has_policy else ()
     if has_policy:
         engine.add("policy", place.spec(place.policy))
     gain, shift = reward.scale(engine, engine.chat, train, demonstrations, has_policy=has_policy, seed=seed)
-    engine.export("reward", place.run.stage_dir(name), gain=gain, reward_shift=shift, reward_gain=gain)
+    export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain)
     if result["n"]:
         place.progress.say(result["verdict"])
     return result | {"gain": gain, "shift": shift}
@@ -218,13 +162,13 @@ def train_reward_model(
 # -- ppo --------------------------------------------------------------------------------------------------------------
 
 
-def ppo_inputs(place: Workplace) -> dict[str, str]:
+def ppo_inputs(place: Workplace) -> dict[str, Input]:
     config = place.recipe.ppo
-    inputs = {"model": model_id(place, place.policy), "prompts": read_prompts(config.train_file).sha256}
+    inputs = {"model": place.model_input(place.policy), "prompts": data_input(read_prompts(config.train_file))}
     if config.reward == "model":
-        inputs["reward"] = model_id(place, place.reward_model)
+        inputs["reward"] = place.model_input(place.reward_model)
     if config.ptx_coef:
-        inputs["demonstrations"] = read_demonstrations(place.recipe.sft.train_file).sha256
+        inputs["demonstrations"] = data_input(read_demonstrations(place.recipe.sft.train_file))
     return inputs
 
 
@@ -232,17 +176,18 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.ppo
     loaded = read_prompts(config.train_file)
     place.tell(loaded)
-    place.run.record_training_prompts("ppo", user_turns(p.messages for p in loaded.records))
+    place.record_prompts("ppo", place.policy, *([place.reward_model] if config.reward == "model" else []))
+    place.progress.say(f"the policy starts from {place.policy}")
     engine = place.engine(place.policy, temperature=config.temperature)
     engine.add("policy", place.spec(place.policy, optimizer=ppo_optimizer(config)))
     engine.add("reference", place.spec(None, copy_of="policy"))
     say_notes(place, engine, "policy")
-    check_prompts(engine, loaded.records, config.response_length)
     scorer = ppo_reward(place, engine)
     engine.add("value", critic(place.recipe))
     demonstrations = read_demonstrations(place.recipe.sft.train_file).records if config.ptx_coef else ()
-    result = ppo.train(engine, engine.chat, loaded.records, scorer, config, place.stage("ppo"), demonstrations)
-    engine.export("policy", place.run.stage_dir("ppo"))
+    prompts = where_trusted(place, loaded.records) if config.reward == "model" else loaded.records
+    result = ppo.train(engine, engine.chat, prompts, scorer, config, place.stage("ppo"), demonstrations)
+    export(place, engine, "policy", "ppo")
     return result
 
 
@@ -264,6 +209,7 @@ def ppo_reward(place: Workplace, engine: LocalEngine) -> Reward:
         return CheckerReward()
     folder = place.reward_model
     warn_or_refuse(place, read_json(folder / "metrics.json"))
+    refuse_other_vocabulary(engine.chat.tokenizer, folder)
     engine.add(
         "reward",
         ModelSpec(
@@ -272,6 +218,21 @@ def ppo_reward(place: Workplace, engine: LocalEngine) -> Reward:
     )
     config = engine.models["reward"].source.config
     return ModelReward(engine, "reward", float(getattr(config, "reward_shift", 0.0)))
+
+
+def where_trusted(place: Workplace, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Without those of categories in which the reward model guesses: there it teaches the policy nothing but its own bias."""
+    guesses = reward.guessed(read_json(place.reward_model / "metrics.json"))
+    kept = [prompt for prompt in prompts if prompt.category not in guesses]
+    left_out = sorted({prompt.category for prompt in prompts} & guesses.keys())
+    if not left_out or not kept or not place.recipe.ppo.only_where_trusted:
+        return prompts
+    rates = ", ".join(f"{name} {guesses[name]:.0%}" for name in left_out)
+    place.progress.warn(
+        f"PPO leaves out {len(prompts) - len(kept)} of {len(prompts)} prompts: on held-out pairs of their kind the reward model "
+        f"is no better than a guess ({rates} right). ppo.only_where_trusted=false keeps them."
+    )
+    return kept
 
 
 def members_in(folder: Path) -> int:
@@ -294,30 +255,18 @@ def warn_or_refuse(place: Workplace, metrics: Mapping[str, Any]) -> None:
 # -- evaluate ---------------------------------------------------------------------------------------------------------
 
 
-def compared(place: Workplace) -> dict[str, Path]:
-    """The models to compare, in the order of the pipeline."""
-    if place.models:
-        return {name: resolve(source, place.progress.say) for name, source in place.models.items()}
-    found = {"base": place.base}
-    if "sft" in place.recipe.stages:
-        found["sft"] = place.run.stage_dir("sft")
-    if "ppo" in place.recipe.stages:
-        found["rlhf"] = place.run.stage_dir("ppo")
-    return found
-
-
 def judge_folder(place: Workplace) -> Path | None:
     if place.judge:
         return resolve(place.judge, place.progress.say)
     return place.run.stage_dir("judge") if has_judge(place.recipe) else None
 
 
-def evaluate_inputs(place: Workplace) -> dict[str, str]:
-    inputs = {name: model_id(place, folder) for name, folder in compared(place).items()}
-    inputs["prompts"] = read_prompts(place.recipe.evaluate.prompts).sha256
+def evaluate_inputs(place: Workplace) -> dict[str, Input]:
+    inputs = {name: place.model_input(folder) for name, folder in place.compared.items()}
+    inputs["prompts"] = data_input(read_prompts(place.recipe.evaluate.prompts))
     judge = judge_folder(place)
     if judge is not None:
-        inputs["judge"] = model_id(place, judge)
+        inputs["judge"] = place.model_input(judge)
     return inputs
 
 
@@ -325,33 +274,25 @@ def evaluate_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.evaluate
     loaded = read_prompts(config.prompts)
     place.tell(loaded)
-    models = compared(place)
-    refuse_trained(place, models.values(), loaded.records)
+    models = place.compared
+    runs = [place.run, *(Run(folder.resolve().parent) for folder in models.values())]
+    refuse_trained(set[str]().union(*(run.training_prompts() for run in runs)), loaded.records)
     engine = place.engine(next(iter(models.values())), temperature=config.temperature)
     for name, folder in models.items():
+        refuse_other_vocabulary(engine.chat.tokenizer, folder)
         engine.add(name, place.spec(folder))
-    check_prompts(engine, loaded.records, config.max_new_tokens)
     judge, folder = None, judge_folder(place)
     if folder is not None:
+        refuse_other_vocabulary(engine.chat.tokenizer, folder)
         engine.add("judge", place.spec(folder, head="scalar", members=members_in(folder)))
         measured = read_json(folder / "metrics.json")
         judge = measured if measured.get("n") else None
-    shown = read_prompts(BRIEF).records if config.prompts.startswith("builtin:") else ()
+        if judge is None:
+            place.progress.warn(f"nothing is known of how often {folder} is right on held-out pairs: it is not counted")
+    shown = read_prompts(BRIEF).records if config.prompts.startswith("builtin:") and config.prompts != BRIEF else ()
     return evaluate.run(
         engine, engine.chat, list(models), loaded.records, shown, config, place.stage("evaluate"), judge
     )
-
-
-def refuse_trained(place: Workplace, models: Iterable[Path], prompts: Sequence[Prompt]) -> None:
-    """Raises `DataError` where an evaluation prompt has trained one of the models, in this run or in the run it lies in."""
-    runs = [place.run, *(Run(folder.resolve().parent) for folder in models)]
-    trained = set[str]().union(*(run.training_prompts() for run in runs))
-    seen = [p.id for p in prompts if prompt_hash([Message("user", p.text)]) in trained]
-    if seen:
-        raise DataError(
-            f"{len(seen)} of {len(prompts)} evaluation prompts were trained on by a model compared here (for example "
-            f"{', '.join(seen[:5])}). Take them out: answers to them prove nothing."
-        )
 
 
 # -- helpers ----------------------------------------------------------------------------------------------------------
@@ -366,29 +307,36 @@ def ppo_optimizer(config: PPOConfig) -> OptimizerSpec:
     return OptimizerSpec(eps=1e-5, max_grad_norm=config.max_grad_norm)
 
 
+def tell_truncated(place: Workplace, result: Mapping[str, Any], section: str) -> None:
+    if result["truncated"]:
+        place.progress.warn(
+            f"{result['truncated']} texts are longer than {section}.max_length or the model's context and lost their start"
+        )
+
+
+def export(place: Workplace, engine: LocalEngine, model: str, stage: str, **extra: Any) -> None:
+    """Raises `RunError` where the disk is full: the stage's last checkpoint stands behind its last step."""
+    folder = place.run.stage_dir(stage)
+    with as_run_error(folder):
+        engine.export(model, folder, **extra)
+
+
 def say_notes(place: Workplace, engine: LocalEngine, model: str) -> None:
     for note in engine.models[model].source.notes:
         place.progress.warn(note)
-
-
-def check_prompts(engine: LocalEngine, prompts: Sequence[Prompt], room: int) -> None:
-    """Raises `DataError` naming the prompts that leave no room for an answer in the model's context."""
-    config = next(iter(engine.models.values())).source.config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
-    if context is None:
-        return
-    long = [(p.id, n) for p in prompts if (n := len(engine.chat.prompt(p))) + room > context]
-    if long:
-        raise DataError(
-            f"{len(long)} prompts leave no room for {room} new tokens in the model's context of {context} (for example "
-            f"{', '.join(f'{name}: {n} tokens' for name, n in long[:5])}). Shorten them or the answers."
-        )
 
 
 def report_work(place: Workplace) -> dict[str, Any]:
     from whelp.report import write_report
 
     return {"report": str(write_report(place.run.path))}
+
+
+def parts_of(job: Job, place: Workplace) -> tuple[dict[str, Any], dict[str, Input]]:
+    """All that the job's result depends on (see `fingerprint_parts`), and where its inputs lie."""
+    inputs = job.inputs(place)
+    hashes = {name: read.sha256 for name, read in inputs.items()}
+    return fingerprint_parts(job.name, job.settings(place), hashes), inputs
 
 
 JOBS = {
@@ -412,13 +360,3 @@ def clear_checkpoints(folder: Path) -> None:
     """A finished stage has its model; the optimizer's state is no longer of use."""
     for checkpoint in folder.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
-
-
-def refuse_unmade(place: Workplace) -> None:
-    """Raises `ConfigError` where PPO wants the run's reward model and there is none."""
-    recipe = place.recipe
-    wanted = "ppo" in recipe.stages and recipe.ppo.reward == "model" and not recipe.ppo.reward_model
-    if wanted and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
-        raise ConfigError(
-            f"ppo needs a reward model: add reward to the stages, give --reward_model, or run whelp reward into {place.run.path}."
-        )

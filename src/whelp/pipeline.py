@@ -9,17 +9,21 @@ from typing import Any
 
 from whelp.config import Recipe
 from whelp.engines.base import SamplingParams
-from whelp.errors import RunError
+from whelp.errors import DataError, RunError
 from whelp.estimate import Plan
 from whelp.estimate import plan as make_plan
-from whelp.jobs import Job, Workplace, clear_checkpoints, jobs_of, refuse_unmade, report_work
+from whelp.jobs import Job, clear_checkpoints, jobs_of, parts_of, report_work
 from whelp.models.sources import resolve
-from whelp.progress import Progress, SilentProgress
+from whelp.preflight import check_data, refuse_long, refuse_unmade
+from whelp.progress import Progress
+from whelp.runs.checkpoint import latest_checkpoint
 from whelp.runs.cost import measure
 from whelp.runs.files import read_json
 from whelp.runs.lock import RunLock
-from whelp.runs.manifest import Run, fingerprint, fingerprint_parts, open_run
+from whelp.runs.manifest import Run, fingerprint, open_run
+from whelp.stages.context import spent
 from whelp.types import Message, Prompt
+from whelp.workplace import Workplace
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +61,11 @@ def evaluate_models(
     return _run(recipe, argv, False, progress, models=models, judge=judge)
 
 
-def plan(recipe: Recipe) -> Plan:
-    """What the run would do and cost; nothing is written into its directory."""
-    return make_plan(recipe, Workplace(recipe, Run(Path(recipe.output_dir)), SilentProgress()))
+def plan(recipe: Recipe, progress: Progress) -> Plan:
+    """What the run would do and cost; nothing is written into its directory. Fetches the model where it is not there yet."""
+    place = Workplace(recipe, Run(Path(recipe.output_dir)), progress)
+    check_data(place)
+    return make_plan(recipe, place)
 
 
 def _run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, **extra: Any) -> RunSummary:
@@ -69,6 +75,7 @@ def _run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, 
         opened = open_run(path, recipe.model_dump(mode="json"), argv)
         place = Workplace(recipe, opened, progress, **extra)
         refuse_unmade(place)
+        check_data(place)
         costs = [_run_job(place, job, resume) for job in jobs_of(recipe)]
         report = _write_report(place) if "report" in recipe.stages else None
     return summary(path, report, costs)
@@ -83,7 +90,7 @@ def summary(path: Path, report: Path | None, costs: Sequence[StageCost] = ()) ->
 
 def _run_job(place: Workplace, job: Job, resume: bool) -> StageCost:
     progress = place.progress
-    parts = fingerprint_parts(job.name, job.settings(place), job.inputs(place))
+    parts, inputs = parts_of(job, place)
     state = place.run.stage_state(job.name, parts)
     if state.kind == "done":
         done = read_json(place.run.stage_dir(job.name) / "DONE.json")
@@ -96,11 +103,14 @@ def _run_job(place: Workplace, job: Job, resume: bool) -> StageCost:
     detail = {"changed": "runs again: ", "new": "starts over: "}.get(state.kind, "")
     progress.stage(job.name, detail + "; ".join(state.why) if state.why else job.what)
     place.run.start_stage(job.name, parts)
-    place.run.record_inputs(job.name, {name: {"sha256": value} for name, value in parts["inputs"].items()})
+    place.run.record_inputs(job.name, {name: read._asdict() for name, read in inputs.items()})
+    folder = place.run.stage_dir(job.name)
+    before = spent(latest_checkpoint(folder, progress.warn))
     with measure() as cost:
         result = job.work(place)
-    clear_checkpoints(place.run.stage_dir(job.name))
+    cost.seconds += before
     place.run.finish_stage(job.name, fingerprint(job.name, parts["config"], parts["inputs"]), result, asdict(cost))
+    clear_checkpoints(folder)
     return StageCost(job.name, cost.seconds, cost.peak_memory_mb, "resumed" if state.kind == "partial" else "ran")
 
 
@@ -131,6 +141,7 @@ def sample(
     """(prompt, answer), n answers to every prompt, as they finish."""
     session = ChatSession(model, temperature, max_new_tokens, seed, system_prompt)
     asked = [Prompt(f"prompt-{i}", (Message("user", text),)) for i, text in enumerate(prompts)]
+    refuse_long(session.engine.chat, session.folder, asked, max_new_tokens)
     params = SamplingParams(n, temperature, max_new_tokens, ("sample", seed))
     for completion in session.engine.sample("model", asked, params):
         yield completion.prompt.text, completion.text
@@ -152,18 +163,34 @@ class ChatSession:
         from whelp.models.loading import load_tokenizer
         from whelp.text.chat import Chat
 
-        folder = resolve(model)
-        self.engine = LocalEngine(Chat(load_tokenizer(folder), system_prompt))
-        self.engine.add("model", ModelSpec(source=folder, trainable_layers="all"))
-        self.params = {"temperature": temperature, "max_new_tokens": max_new_tokens}
+        self.folder = resolve(model)
+        self.engine = LocalEngine(Chat(load_tokenizer(self.folder), system_prompt))
+        self.engine.add("model", ModelSpec(source=self.folder, trainable_layers="all"))
+        self.params: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens}
         self.seed = seed
         self.messages: list[Message] = []
 
     def reply(self, text: str) -> str:
-        """The model's next turn; both turns are remembered."""
+        """The model's next turn; both turns are remembered, and the oldest forgotten where the context is full.
+
+        Raises `DataError` where `text` alone leaves no room for an answer.
+        """
         self.messages.append(Message("user", text))
-        prompt = Prompt(f"turn-{len(self.messages)}", tuple(self.messages))
+        prompt = self._prompt()
         params = SamplingParams(key=("chat", self.seed), **self.params)
         (completion,) = self.engine.sample("model", [prompt], params)
         self.messages.append(Message("assistant", completion.text))
         return completion.text
+
+    def _prompt(self) -> Prompt:
+        """The conversation, without its oldest turns where they leave no room for an answer."""
+        while True:
+            prompt = Prompt(f"turn-{len(self.messages)}", tuple(self.messages))
+            try:
+                refuse_long(self.engine.chat, self.folder, [prompt], self.params["max_new_tokens"])
+                return prompt
+            except DataError:
+                if len(self.messages) == 1:
+                    self.messages.clear()
+                    raise
+                del self.messages[:2]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from whelp.config import Recipe
+from whelp.config import Recipe, SFTConfig
 from whelp.errors import DataError
-from whelp.text.formats import Loaded, prompt_hash, read_rankings, split_by_hash
-from whelp.types import Message, Ranking
+from whelp.text.formats import (
+    Loaded,
+    prompt_hash,
+    read_demonstrations,
+    read_prompts,
+    read_rankings,
+    split_by_hash,
+)
+from whelp.types import Demonstration, Message, Prompt, Ranking
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +26,21 @@ class RankingSplit:
     test: Loaded[Ranking] | None
     train: Sequence[Ranking]
     held_out: Sequence[Ranking]
+
+
+def split_demonstrations(config: SFTConfig) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
+    """Those that train, and the share held out by what the user says first, whatever system message stands before it.
+
+    Raises `DataError` where nothing is left to train on.
+    """
+    records = read_demonstrations(config.train_file).records
+    train, held_out = split_by_hash(records, _first_user_turn, 1 - config.test_fraction, "sft")
+    if not train:
+        raise DataError(
+            f"{config.train_file} holds {len(records)} demonstrations, of which sft.test_fraction {config.test_fraction} leaves "
+            "none to train on. Give more, or lower sft.test_fraction."
+        )
+    return train, held_out
 
 
 def has_judge(recipe: Recipe) -> bool:
@@ -41,8 +63,8 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
     train, held_out = split_by_hash(loaded.records, lambda r: r.prompt.messages, fraction, "rankings")
     if not train or not held_out:
         raise DataError(
-            f"{config.train_file} holds {len(loaded.records)} rankings, too few to hold any out by prompt. Give more, or a "
-            "reward.test_file."
+            f"{config.train_file} holds {len(loaded.records)} rankings, of which {len(train)} would train and {len(held_out)} be "
+            "held out by prompt; expected some of both. Give more, another reward.test_fraction, or a reward.test_file."
         )
     return RankingSplit(loaded, None, train, held_out)
 
@@ -57,6 +79,30 @@ def refuse_overlap(train_file: str, train: Sequence[Ranking], test_file: str, te
         )
 
 
+def trained_on(recipe: Recipe, rankings: Callable[[], RankingSplit]) -> dict[str, Callable[[], list[str]]]:
+    """By stage: the hashes of every user turn it trains on. Reading a stage's file is left until it is asked for."""
+    return {
+        "sft": lambda: user_turns(d.messages for d in split_demonstrations(recipe.sft)[0]),
+        "reward": lambda: user_turns(r.prompt.messages for r in rankings().train),
+        "judge": lambda: user_turns(r.prompt.messages for r in rankings().held_out),
+        "ppo": lambda: user_turns(p.messages for p in read_prompts(recipe.ppo.train_file).records),
+    }
+
+
+def refuse_trained(trained: set[str], prompts: Sequence[Prompt]) -> None:
+    """Raises `DataError` where an evaluation prompt is among the prompts that trained."""
+    seen = [p.id for p in prompts if prompt_hash([Message("user", p.text)]) in trained]
+    if seen:
+        raise DataError(
+            f"{len(seen)} of {len(prompts)} evaluation prompts train a model compared here (for example "
+            f"{', '.join(seen[:5])}). Take them out: answers to them prove nothing."
+        )
+
+
 def user_turns(conversations: Iterable[Sequence[Message]]) -> list[str]:
     """Hashes of every single user turn, so that a later turn of a conversation is remembered too."""
     return [prompt_hash([message]) for messages in conversations for message in messages if message.role == "user"]
+
+
+def _first_user_turn(demonstration: Demonstration) -> Sequence[Message]:
+    return [next(message for message in demonstration.messages if message.role == "user")]

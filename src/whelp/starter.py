@@ -63,6 +63,8 @@ def _look_at(file: str) -> tuple[Kind, Loaded[Any]]:
     source = read_source(file)
     if not source.rows:
         raise DataError(f"{file}: is empty; expected a record a line, for example {{'prompt', 'chosen', 'rejected'}}")
+    if source.rows[0].problem:
+        raise DataError(f"{file}:{source.rows[0].line}: {source.rows[0].problem}; expected one JSON object a line")
     row = source.rows[0].value
     fitting = [kind for kind in KINDS if isinstance(row, dict) and any(form.fits(row) for form in kind.formats)]
     readable = [kind for kind in fitting if _reads(kind, row)]

@@ -12,77 +12,11 @@ import time
 from pathlib import Path
 
 import pytest
+from pipeline_helpers import changed, recipe_of, run, states
 
-from whelp import pipeline
 from whelp.config import Recipe
 from whelp.errors import DataError, Interrupted, RunError, TrainingError
-from whelp.progress import SilentProgress
 from whelp.runs.metrics import MetricsLog
-
-WORDS = ["hello there", "how are you", "the end", "two and two", "i am fine", "today", "four", "an end", "you are"]
-
-
-def write_jsonl(path: Path, rows: list[dict]) -> Path:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    write_jsonl(folder / "demos.jsonl", [{"prompt": f"say {w}", "completion": f"{w} {w}."} for w in WORDS])
-    answers = ["yes", "nah", "hmm"]  # alike on the surface, so that nothing but the words can be learned
-    write_jsonl(
-        folder / "rankings.jsonl",
-        [
-            {"prompt": f"rank {w} {i}", "completions": [f"{a} {a} {a}" for a in answers], "ranks": [1, 2 + i % 2, 2]}
-            for i in range(4)
-            for w in WORDS
-        ],
-    )
-    write_jsonl(folder / "prompts.jsonl", [{"prompt": f"talk of {w}"} for w in WORDS[:8]])
-    check = {"kind": "helps", "any": ["fine"]}
-    write_jsonl(
-        folder / "evaluation.jsonl", [{"prompt": f"tell me {w}", "category": "howto", "check": check} for w in WORDS]
-    )
-    return folder
-
-
-@pytest.fixture
-def recipe(tiny_model_folder, data: Path, tmp_path: Path) -> Recipe:
-    return recipe_of(tiny_model_folder("llama"), data, tmp_path / "run")
-
-
-def recipe_of(model: Path, data: Path, output_dir: Path, **ppo: object) -> Recipe:
-    settings = {
-        "total_episodes": 48, "batch_size": 8, "num_mini_batches": 2, "num_ppo_epochs": 2, "response_length": 6,
-        "save_steps": 2, "train_file": str(data / "prompts.jsonl"),
-    }  # fmt: skip
-    return Recipe.model_validate(
-        {
-            "model": str(model),
-            "output_dir": str(output_dir),
-            "trainable_layers": 2,
-            "dtype": "float32",
-            "sft": {"train_file": str(data / "demos.jsonl"), "num_train_epochs": 1, "per_step_batch_size": 4},
-            "reward": {"train_file": str(data / "rankings.jsonl"), "num_train_epochs": 3, "learning_rate": 3e-3},
-            "ppo": settings | ppo,
-            "evaluate": {"prompts": str(data / "evaluation.jsonl"), "max_new_tokens": 6},
-        }
-    )
-
-
-def run(recipe: Recipe, resume: bool = False) -> pipeline.RunSummary:
-    return pipeline.run(recipe, ["whelp", "run"], resume, SilentProgress())
-
-
-def changed(recipe: Recipe, section: str, **values: object) -> Recipe:
-    part = getattr(recipe, section)
-    return recipe.model_copy(update={section: part.model_copy(update=values)})
-
-
-def states(summary: pipeline.RunSummary) -> dict[str, str]:
-    return {cost.stage: cost.state for cost in summary.costs}
 
 
 def test_every_stage_leaves_what_it_should(recipe: Recipe) -> None:
@@ -119,24 +53,10 @@ def test_nothing_is_run_twice_and_a_change_runs_what_it_touches(recipe: Recipe) 
     assert states(run(saving))["ppo"] == "unchanged", "how often is saved changes no result"
 
 
-def test_an_evaluation_prompt_that_was_trained_on_is_refused(recipe: Recipe, data: Path) -> None:
-    trained = changed(recipe, "evaluate", prompts=str(data / "prompts.jsonl"))
-    with pytest.raises(DataError, match="8 of 8 evaluation prompts were trained on"):
-        run(trained)
-
-
 def test_a_test_file_that_shares_prompts_is_refused(recipe: Recipe, data: Path) -> None:
     same = changed(recipe, "reward", test_file=str(data / "rankings.jsonl"))
     with pytest.raises(DataError, match="also stand in"):
         run(same)
-
-
-def test_a_prompt_longer_than_the_context_is_named(recipe: Recipe, tmp_path: Path) -> None:
-    prompts = write_jsonl(
-        tmp_path / "long.jsonl", [{"id": "short", "prompt": "hi"}, {"id": "endless", "prompt": "x " * 200}]
-    )
-    with pytest.raises(DataError, match="endless"):
-        run(changed(recipe, "ppo", train_file=str(prompts), batch_size=2, num_mini_batches=1))
 
 
 def test_a_reward_model_below_its_surface_baseline_is_refused(recipe: Recipe) -> None:
@@ -178,16 +98,17 @@ def lines_in(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def wait_for(process: subprocess.Popen, recipe: Recipe, lines: int) -> None:
-    """Until PPO has logged so many iterations."""
-    while lines_in(Path(recipe.output_dir) / "ppo" / "metrics.jsonl") < lines:
+def wait_for(process: subprocess.Popen, recipe: Recipe, lines: int, stage: str = "ppo") -> None:
+    """Until the stage has logged so many steps."""
+    while lines_in(Path(recipe.output_dir) / stage / "metrics.jsonl") < lines:
         assert process.poll() is None, f"ended before line {lines}: {errors_of(recipe).read_text()}"
         time.sleep(0.005)
 
 
 def bits(folder: Path) -> dict[str, str]:
     names = ("model.safetensors", "metrics.jsonl", "samples.jsonl")
-    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    files = [file for name in names if (file := folder / name).exists()]
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
 @pytest.mark.slow
@@ -195,9 +116,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_model_folder, data: Path, tm
     whole, killed = (recipe_of(tiny_model_folder("llama"), data, tmp_path / name) for name in ("whole", "killed"))
     reference = start(whole)
     assert reference.wait() == 0, errors_of(whole).read_text()
-    for lines in (3, 5):  # once right behind a checkpoint, once between two
+    for stage, lines in (("sft", 1), ("reward", 2), ("ppo", 3), ("ppo", 5)):  # 3 is right behind a checkpoint, 5 is not
         process = start(killed, "--resume")
-        wait_for(process, killed, lines)
+        wait_for(process, killed, lines, stage)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (Path(killed.output_dir) / "ppo" / "DONE.json").exists()
@@ -205,7 +126,8 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_model_folder, data: Path, tm
         run(killed)
     final = start(killed, "--resume")
     assert final.wait() == 0, errors_of(killed).read_text()
-    assert bits(Path(killed.output_dir) / "ppo") == bits(Path(whole.output_dir) / "ppo")
+    for stage in ("sft", "reward", "ppo"):
+        assert bits(Path(killed.output_dir) / stage) == bits(Path(whole.output_dir) / stage)
     assert bits_of_evaluation(killed) == bits_of_evaluation(whole)
 
 

@@ -14,7 +14,7 @@ from whelp.config import PPOConfig
 from whelp.engines.base import Held, ModelSpec, OptimizerSpec
 from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
-from whelp.errors import ConfigError, TrainingError
+from whelp.errors import TrainingError
 from whelp.progress import SilentProgress
 from whelp.runs.metrics import MetricsLog
 from whelp.stages import ppo
@@ -57,7 +57,8 @@ def train(
     folder: Path, chat: Chat, compute: Compute, where: Path, reward: Callable = share_of_wanted, **changes: object
 ):
     engine = engine_on(folder, chat, compute)
-    ppo.train(engine, chat, PROMPTS, reward, config_of(**changes), Stage(where, SilentProgress(), seed=0))
+    config = config_of(**changes)
+    ppo.train(engine, chat, PROMPTS, reward, config, Stage(where, SilentProgress(), 0, config.save_steps))
     return MetricsLog.read(where / "metrics.jsonl")
 
 
@@ -111,14 +112,35 @@ def test_a_nan_stops_with_step_batch_and_checkpoint_named(
     def broken(completions: Sequence[Completion], held: Held) -> torch.Tensor:
         return torch.full((len(completions),), math.nan)
 
-    with pytest.raises(TrainingError, match=r"step 1: not finite: .*p0.*last good checkpoint"):
+    with pytest.raises(TrainingError, match=r"step 1: not finite: .*p0.*There is no checkpoint yet"):
         train(tiny_model_folder("llama"), chat, compute, tmp_path, reward=broken)
+
+
+def test_a_late_nan_names_the_checkpoint_before_it(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    calls: list[int] = []
+
+    def breaks_later(completions: Sequence[Completion], held: Held) -> torch.Tensor:
+        calls.append(len(completions))
+        return torch.full((len(completions),), math.nan if len(calls) > 7 else 0.0)
+
+    with pytest.raises(TrainingError, match=r"step 8: not finite: .*last good checkpoint is \S+checkpoint-5\."):
+        train(tiny_model_folder("llama"), chat, compute, tmp_path, reward=breaks_later, save_steps=5)
 
 
 def test_batch_of_prompts_deals_every_prompt_out() -> None:
     prompts = [Prompt(str(i), (Message("user", "x"),)) for i in range(10)]
     first = [p.id for step in (1, 2) for p in ppo.batch_of_prompts(prompts, 5, step, seed=3)[0]]
     assert sorted(first, key=int) == [str(i) for i in range(10)]
-    assert ppo.batch_of_prompts(prompts[:2], 6, 1, 0) == (prompts[:2], 3)
-    with pytest.raises(ConfigError, match="multiple"):
-        ppo.batch_of_prompts(prompts[:4], 6, 1, 0)
+    few, copies = ppo.batch_of_prompts(prompts[:2], 6, 1, 0)
+    assert {p.id for p in few} == {"0", "1"}
+    assert copies == 3
+
+
+@pytest.mark.parametrize(("prompts", "batch_size", "chosen"), [(4, 6, 3), (50, 64, 32), (5, 7, 1), (1, 4, 1)])
+def test_few_prompts_fill_a_batch_with_several_answers_each(prompts: int, batch_size: int, chosen: int) -> None:
+    asked = [Prompt(str(i), (Message("user", "x"),)) for i in range(prompts)]
+    steps = [ppo.batch_of_prompts(asked, batch_size, step, seed=1) for step in range(1, 40)]
+    assert all(len({p.id for p in batch}) == chosen and len(batch) * copies == batch_size for batch, copies in steps)
+    assert {p.id for batch, _ in steps for p in batch} == {p.id for p in asked}, "all get their turn"

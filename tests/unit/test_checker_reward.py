@@ -46,7 +46,7 @@ def test_alone_in_its_batch_a_claim_is_scored_alone():
 
 
 def test_a_prompt_without_a_check_is_named():
-    with pytest.raises(DataError, match="prompt bare has no check"):
+    with pytest.raises(DataError, match=r"1 of 1 prompts have no check \(for example bare\)"):
         rewards(answer(Prompt("bare", (Message("user", "Hello"),)), "Hi."))
 
 

@@ -92,7 +92,7 @@ class FakePipeline(ModuleType):
     def evaluate_models(self, recipe, models, judge, argv, progress):
         return self._called("evaluate_models", recipe=recipe, models=models, judge=judge, argv=argv)
 
-    def plan(self, recipe):
+    def plan(self, recipe, progress):
         self._called("plan", recipe=recipe)
         return Plan(
             [("sft", "600 demonstrations", 3.0, 1500, 300, "new"), ("ppo", "x", 9.5, 2000, 400, "new")], ["a note"]

@@ -226,10 +226,10 @@ class TestRankings:
 
 class TestPrompts:
     def test_all_that_a_prompt_holds(self, write):
-        record = {"id": "p-1", "prompt": "Hello", "category": "self", "check": {"yes": True}, "pair": "p-2"}
+        record = {"id": "p-1", "prompt": "Hello", "category": "self", "check": {"kind": "affirms"}, "pair": "p-2"}
         loaded = read_prompts(write(record))
         assert loaded.format == "prompt"
-        assert loaded.records == (Prompt("p-1", ASKED, "self", {"yes": True}, "p-2"),)
+        assert loaded.records == (Prompt("p-1", ASKED, "self", {"kind": "affirms"}, "p-2"),)
 
     @pytest.mark.parametrize(
         "record",
@@ -262,7 +262,9 @@ class TestPrompts:
             ({"prompt": 3}, "prompt is neither text nor a list of messages"),
             ({"prompt": ""}, "prompt is empty"),
             ({"messages": [SYSTEM]}, "messages does not end with the user's turn"),
-            ({"prompt": "Hello", "check": "yes"}, "check is not an object"),
+            ({"prompt": "Hello", "check": "yes"}, "a check must be a mapping with a kind"),
+            ({"prompt": "Hello", "check": {"kind": "refuse"}}, "check has the unknown kind 'refuse'"),
+            ({"prompt": "Hello", "check": {"kind": "helps"}}, "check of kind 'helps' has no field 'any'"),
             ({"prompt": "Hello", "pair": {}}, "pair is not a string"),
             ({"text": "Hello"}, "has the keys text; expected prompt or messages or chosen/rejected"),
             ({"id": "p-1", "prompt": "Bye"}, "has the id 'p-1' of line 1, which is another conversation"),

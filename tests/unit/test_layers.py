@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -39,16 +40,28 @@ def test_maths_knows_nothing_but_torch_and_itself() -> None:
         assert not uses(file, "transformers", "numpy", "scipy"), file.name
 
 
-def test_stages_know_no_concrete_engine() -> None:
-    for file in of_package("stages"):
-        engines = uses(file, "whelp.engines")
-        assert all(name.startswith("whelp.engines.base") for name in engines), (file.name, engines)
+FOR_ALL = ("types", "errors", "config", "progress", "__version__")
 
 
-@pytest.mark.parametrize("package", ["report", "runs", "checkers", "text", "models", "engines"])
-def test_lower_layers_know_no_stage(package: str) -> None:
+def layers() -> dict[str, list[str]]:
+    """The table of ARCHITECTURE.md: what each package may import of whelp."""
+    text = (ROOT.parents[1] / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| `(\w+)/` \|.*\| ([^|]*) \|$", text, re.M)
+    return {package: re.findall(r"`([\w.]+)`", allowed) for package, allowed in rows}
+
+
+def test_the_table_names_every_package_but_the_top_and_the_data() -> None:
+    packages = {folder.name for folder in ROOT.iterdir() if (folder / "__init__.py").is_file()}
+    assert packages - set(layers()) == {"cli", "data", "recipes"} & packages
+
+
+@pytest.mark.parametrize("package", layers())
+def test_a_package_imports_what_the_table_allows(package: str) -> None:
+    allowed = tuple(f"whelp.{name}" for name in (package, *FOR_ALL, *layers()[package]))
     for file in of_package(package):
-        assert not uses(file, "whelp.stages", "whelp.jobs", "whelp.pipeline"), file.name
+        ours = uses(file, "whelp") - {"whelp"}
+        other = {name for name in ours if not any(name == a or name.startswith(f"{a}.") for a in allowed)}
+        assert not other, file.name
 
 
 def test_nothing_imports_the_command_line() -> None:

@@ -203,7 +203,7 @@ class TestBetweenValues:
             ),
             (["ppo.batch_size=10"], "'ppo.batch_size': given 10, which num_mini_batches 4 does not divide.*example 8"),
             (["ppo.batch_size=2"], "expected a multiple of 4, for example 4"),
-            (["ppo.total_episodes=63"], "'ppo.total_episodes': given 63; expected at least one batch, of 64"),
+            (["ppo.total_episodes=127"], "'ppo.total_episodes': given 127; expected at least one batch, of 128"),
             (
                 ["stages=[ppo, sft]", "ppo.reward=checker"],
                 "given ppo, sft; expected each stage once and in this order: sft, ppo",
@@ -242,7 +242,7 @@ class TestBetweenValues:
         path = write(tmp_path, "seed: x\nppo:\n  num_mini_batches: 5\n  kl_estimator: k3\n")
         text = fails(path)
         assert f"{path}:1: key 'seed': given 'x'" in text
-        assert f"{path}:3: key 'ppo.batch_size': given 64, which num_mini_batches 5 does not divide" in text
+        assert f"{path}:3: key 'ppo.batch_size': given 128, which num_mini_batches 5 does not divide" in text
         assert f"{path}:4: key 'ppo.kl_estimator'" in text
 
     def test_a_wrong_value_makes_no_second_mistake(self):

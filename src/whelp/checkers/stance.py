@@ -11,7 +11,6 @@ STANCE_WITHIN = 2
 _START = r"(?:\A(?:well|oh|hmm|ah|so|sorry|thanks|hi|hello|i(?:'m| am) sorry)[,.!]? (?:but )?|\A|\n)"
 _AUXILIARY = r"(?:do|does|did|is|are|am|was|were|has|have|had|can|could|will|would|should|must)"
 _SUBJECT = r"(?:it|they|he|she|you|there|we|i|that|this|those|these)"
-_TRUTH = r"(?:right|correct|true|accurate|so|the case|spot on|not wrong|a fact)"
 _FALSEHOOD = (
     r"(?:incorrect|inaccurate|mistaken|false|wrong|untrue|not true|a lie|(?:an?|the|one|only|just)(?: \w+){0,3} "
     r"(?:myth|misconception|"

@@ -86,10 +86,10 @@ def _disk() -> Iterator[Line]:
 
 def _model() -> Iterator[Line]:
     from whelp.config import Recipe
-    from whelp.models.sources import ALIASES, cache_dir
+    from whelp.models.sources import cache_dir, cached
 
     name = str(Recipe.model_fields["model"].default)
-    folder = cache_dir() / "models" / f"{name}-{ALIASES[name].version}"
+    folder = cached(name)
     yield True, f"cache: {cache_dir()} (set WHELP_CACHE to move it)"
     if (folder / "config.json").is_file():
         yield True, f"{name} is cached; a run needs no network"

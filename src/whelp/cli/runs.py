@@ -89,8 +89,9 @@ def recorded_costs(run_dir: Path) -> list[StageCost]:
 
 def _plan(recipe: Recipe) -> None:
     from whelp import pipeline
+    from whelp.progress import make_progress
 
-    plan = pipeline.plan(recipe)
+    plan = pipeline.plan(recipe, make_progress())
     rows = [
         (stage, what, show.minutes(time), f"{memory:,.0f} MB", f"{disk:,.0f} MB", state)
         for stage, what, time, memory, disk, state in plan.rows

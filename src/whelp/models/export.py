@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from whelp import __version__
+from whelp.errors import ModelError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -62,7 +63,7 @@ def write_folder(
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(tokenizer_from)
     config.pad_token_id = tokenizer.pad_token_id
-    config.architectures = [_class_name(config, head)]
+    config.architectures = [class_name(config, head)]
     _save(state, path / "model.safetensors")
     for i, member in enumerate(members, start=1):
         (path / f"member-{i}").mkdir(exist_ok=True)
@@ -85,14 +86,21 @@ def _save(state: Mapping[str, Tensor], file: Path) -> None:
     )
 
 
-def _class_name(config: PretrainedConfig, head: str) -> str:
+def class_name(config: PretrainedConfig, head: str) -> str:
+    """The class of `transformers` that loads the exported folder. Raises `ModelError` where the family has none."""
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
     )
 
     names = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if head == "lm" else MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
-    found = names[config.model_type]
+    found = names.get(config.model_type)
+    if found is None:
+        kind = "language model" if head == "lm" else "sequence classifier"
+        raise ModelError(
+            f"transformers has no {kind} of the family {config.model_type!r}, so nothing could load what would be written. Start "
+            "this model from another family."
+        )
     return found if isinstance(found, str) else found[0]
 
 

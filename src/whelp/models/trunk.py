@@ -6,7 +6,6 @@ At k = 0 the trunk is empty, its output is the tokens themselves, and the branch
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from dataclasses import dataclass
 
@@ -92,11 +91,6 @@ def forget_embedding(decoder: nn.Module) -> None:
     for name, module in list(decoder._modules.items()):
         if isinstance(module, nn.Embedding):
             decoder._modules[name] = nn.Identity()
-
-
-def copy_branch(branch: Branch) -> Branch:
-    """A branch with weights of its own."""
-    return copy.deepcopy(branch)
 
 
 def weight_hash(module: nn.Module) -> str:

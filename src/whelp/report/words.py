@@ -98,9 +98,9 @@ def memory(mebibytes: float | None) -> str:
 
 
 def conclude(data: RunData) -> Conclusion:
-    """What the greedy checks show of RLHF against SFT; of SFT against the base model where there is no RLHF. Where there are
-    samples, a second sentence says what they show."""
-    for better, worse in (("rlhf", "sft"), ("sft", "base")):
+    """What the greedy checks show of RLHF against SFT, or against the base model where there is no SFT; of SFT against the base
+    model where there is no RLHF. Where there are samples, a second sentence says what they show."""
+    for better, worse in (("rlhf", "sft"), ("rlhf", "base"), ("sft", "base")):
         modes = data.evaluation.differences.get(f"{better} - {worse}", {}) if data.evaluation else {}
         difference, sampled = modes.get("greedy", Interval()), modes.get("sampled", Interval())
         if difference.is_known:

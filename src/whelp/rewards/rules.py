@@ -13,7 +13,7 @@ from whelp.checkers import score
 from whelp.engines.base import Held
 from whelp.errors import DataError
 from whelp.monitors.surface import repetition
-from whelp.types import Completion
+from whelp.types import Completion, Prompt
 
 REPETITION_PENALTY = 1.0
 
@@ -33,13 +33,20 @@ class CheckerReward:
         return torch.tensor([2.0 * m - 1.0 - r for m, r in zip(marks, repeated, strict=True)], dtype=torch.float32)
 
 
+def refuse_unchecked(prompts: Sequence[Prompt]) -> None:
+    """Raises `DataError` where a prompt has no check."""
+    without = [prompt.id for prompt in prompts if prompt.check is None]
+    if without:
+        raise DataError(
+            f"ppo.reward is checker, but {len(without)} of {len(prompts)} prompts have no check (for example "
+            f"{', '.join(without[:5])}). Give every prompt a `check`, or score with ppo.reward: model."
+        )
+
+
 def mark(completion: Completion) -> float:
     """The score of the prompt's own check, in [0, 1]."""
-    if completion.prompt.check is None:
-        raise DataError(
-            f"ppo.reward is checker, but prompt {completion.prompt.id} has no check. Give every prompt a `check`, or "
-            "score with ppo.reward: model."
-        )
+    refuse_unchecked([completion.prompt])
+    assert completion.prompt.check is not None
     return score(completion.prompt.check, completion.text, completion.is_finished)
 
 

@@ -38,7 +38,7 @@ def as_run_error(path: Path) -> Iterator[None]:
         if any(_is_full(each) for each in chain):
             raise RunError(
                 f"The disk is full: {path} could not be written ({_free_bytes(path):,} bytes are free there). "
-                "Nothing earlier was lost. Free some space and give the same command again."
+                "Nothing earlier was lost. Free some space and give the same command again, a command that trains with --resume."
             ) from error
         if any(isinstance(each, OSError) and each.errno in _FORBIDDEN for each in chain):
             raise RunError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ class Stage:
     log: MetricsLog = field(init=False)
     samples: MetricsLog = field(init=False)
     stop_requested: bool = False
+    seconds_before: float = field(default=0.0, init=False)
+    """What earlier attempts took, up to the checkpoint that this one went on from."""
+    started: float = field(default_factory=time.perf_counter, init=False)
 
     def __post_init__(self) -> None:
         self.log = MetricsLog(self.folder)
@@ -46,6 +50,7 @@ class Stage:
         if checkpoint is not None:
             state = read_json(checkpoint / STATE)
             step = int(state["step"])
+            self.seconds_before = spent(checkpoint)
             engine.load_state(checkpoint)
             self.progress.say(f"resuming {self.folder.name} behind step {step}")
         self.log.truncate_after(step)
@@ -55,13 +60,14 @@ class Stage:
     def save(self, engine: Engine, step: int, **state: Any) -> None:
         def write(folder: Path) -> None:
             engine.save_state(folder)
-            write_json_atomic(folder / STATE, {"step": step, **state})
+            seconds = self.seconds_before + time.perf_counter() - self.started
+            write_json_atomic(folder / STATE, {"step": step, "seconds": seconds, **state})
 
         save_checkpoint(self.folder, step, write, self.save_total_limit)
 
     def end_step(self, engine: Engine, step: int, total: int, **state: Any) -> None:
-        """Save where a save is due; where the user asked to stop, save and raise `Interrupted`."""
-        if self.stop_requested or (step % self.save_steps == 0 and step < total):
+        """Save where a save is due and behind the last step; where the user asked to stop, save and raise `Interrupted`."""
+        if self.stop_requested or step % self.save_steps == 0 or step == total:
             self.save(engine, step, **state)
         if self.stop_requested:
             raise Interrupted(
@@ -87,6 +93,8 @@ class Stage:
             yield
         finally:
             signal.signal(signal.SIGINT, before)
+        if self.stop_requested:  # asked for behind the last step, while the stage was measuring
+            raise Interrupted(f"stopped behind the last step of {self.folder.name}; everything up to there is saved")
 
     @contextmanager
     def step(self, number: int, rows: Sequence[Any]) -> Iterator[None]:
@@ -94,11 +102,18 @@ class Stage:
         try:
             yield
         except TrainingError as error:
+            checkpoint = latest_checkpoint(self.folder, self.progress.warn)
+            last = f"The last good checkpoint is {checkpoint}" if checkpoint else "There is no checkpoint yet"
             raise TrainingError(
                 f"{self.folder.name} step {number}: {error}. Batch: {', '.join(map(str, rows[:8]))}"
-                f"{' ...' if len(rows) > 8 else ''}. The last good checkpoint is in {self.folder} (whelp run --resume goes on "
-                "from it); a lower learning rate or a smaller max_grad_norm usually helps."
+                f"{' ...' if len(rows) > 8 else ''}. {last}. The same settings break at the same step again: a lower learning "
+                "rate or a smaller max_grad_norm usually helps, and starts the stage over."
             ) from error
+
+
+def spent(checkpoint: Path | None) -> float:
+    """Seconds that the work up to a checkpoint took, in all attempts."""
+    return float(read_json(checkpoint / STATE).get("seconds", 0.0)) if checkpoint else 0.0
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from whelp.config import PPOConfig
 from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
-from whelp.errors import ConfigError
 from whelp.maths.advantage import gae
 from whelp.maths.masked import masked_mean, masked_whiten
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, shaped_rewards
@@ -61,6 +60,10 @@ def train(
     `demonstrations` are mixed in where `config.ptx_coef` > 0.
     """
     iterations = config.total_episodes // config.batch_size
+    if left := config.total_episodes % config.batch_size:
+        stage.progress.say(
+            f"{left} of {config.total_episodes} episodes do not fill a batch of {config.batch_size} and are left out"
+        )
     leash = _leash(config)
     start, state = stage.resume(engine)
     leash.kl_coef = state.get("kl_coef", leash.kl_coef)
@@ -164,19 +167,14 @@ def batch_of_prompts(prompts: Sequence[Prompt], batch_size: int, step: int, seed
     """The prompts of iteration `step` (from 1), none twice, and how many answers each gets.
 
     Every epoch deals out all prompts in a new order, a claim beside its twin; what is left over at its end waits for a
-    later one. Raises `ConfigError` where there are fewer prompts than episodes and the batch cannot be divided evenly over them.
+    later one. Each prompt gets one answer, or, where there are fewer prompts than the batch has places, the least number that
+    fills it.
     """
-    if len(prompts) < batch_size:
-        if batch_size % len(prompts):
-            raise ConfigError(
-                f"ppo.batch_size is {batch_size} and there are {len(prompts)} prompts: with fewer prompts than that, batch_size "
-                f"must be a multiple of their number, for example {batch_size // len(prompts) * len(prompts)}."
-            )
-        return list(prompts), batch_size // len(prompts)
-    per_epoch = len(prompts) // batch_size
-    epoch, place = divmod(step - 1, per_epoch)
+    copies = next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= len(prompts))
+    size = batch_size // copies
+    epoch, place = divmod(step - 1, len(prompts) // size)
     order = beside_twins(shuffled(len(prompts), seed, epoch), prompts)
-    return [prompts[i] for i in order[place * batch_size : (place + 1) * batch_size]], 1
+    return [prompts[i] for i in order[place * size : (place + 1) * size]], copies
 
 
 def beside_twins(order: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,13 @@ from torch import Tensor
 
 from whelp.config import RewardConfig
 from whelp.engines.base import Engine, SamplingParams, Term
+from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry, PreferenceTargets
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit
 from whelp.monitors.surface import features
 from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
 from whelp.text.chat import Chat, Rendered, sequences
-from whelp.types import Demonstration, Ranking, Sequences
+from whelp.types import Demonstration, Prompt, Ranking, Sequences
 
 SCALE_PROMPTS = 64
 
@@ -199,6 +200,13 @@ def verdict(advantage: Estimate) -> str:
     return f"UNTRUSTWORTHY: it does not beat the surface baseline by more than noise ({points}); label more."
 
 
+def guessed(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The categories of held-out pairs in which the model of these metrics is no better than a coin and clearly worse than on
+    the whole, with its accuracy there. A category of few pairs has a wide interval and is none of them."""
+    accuracies = {name: held_out["accuracy"] for name, held_out in metrics.get("by_category", {}).items()}
+    return {name: a["mean"] for name, a in accuracies.items() if a["low"] <= 0.5 and a["high"] < metrics["accuracy"]}
+
+
 # -- where zero is, and how large one is ------------------------------------------------------------------------------
 
 
@@ -213,22 +221,29 @@ def scale(
 ) -> tuple[float, float]:
     """(gain, shift): the demonstrations' mean lies at 0 and the policy's own samples have unit variance.
 
-    Measured on `SCALE_PROMPTS` of each. Without demonstrations or a policy the rankings' completions stand in for what is
-    missing.
+    Measured on `SCALE_PROMPTS` of each; prompts that fill the context alone are passed over. Without demonstrations or a policy
+    the rankings' completions stand in for what is missing.
     """
     written = chat_scores(engine, [chat.demonstration(d) for d in demonstrations[:SCALE_PROMPTS]])
     sampled = torch.empty(0)
     if has_policy:
-        prompts = [ranking.prompt for ranking in rankings[:SCALE_PROMPTS]]
+        prompts = [ranking.prompt for ranking in rankings[:SCALE_PROMPTS] if leaves_room(chat, ranking.prompt)]
         completions = list(engine.sample("policy", prompts, SamplingParams(key=("scale", seed))))
         sampled = chat_scores(engine, [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
-    if not (len(written) and len(sampled)):
+    if not len(written) or len(sampled) < 2:
         some = rankings[:SCALE_PROMPTS]
         ranked = chat_scores(engine, [chat.answer(r.prompt, text) for r in some for text in r.completions])
         written = written if len(written) else ranked
-        sampled = sampled if len(sampled) else ranked
+        sampled = sampled if len(sampled) > 1 else ranked
     gain = float(1.0 / sampled.std().clamp_min(1e-4))
     return gain, gain * float(written.mean())
+
+
+def leaves_room(chat: Chat, prompt: Prompt) -> bool:
+    try:
+        return chat.max_length is None or len(chat.prompt(prompt)) < chat.max_length
+    except DataError:
+        return False
 
 
 def chat_scores(engine: Engine, rendered: Sequence[Rendered]) -> Float[Tensor, "N"]:

@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from whelp.checkers.kinds import validate
+from whelp.errors import DataError
 from whelp.text.formats.hashing import content_id
 from whelp.types import Message, Prompt, Role
 
@@ -74,8 +76,11 @@ def prompt_of(messages: tuple[Message, ...], row: Mapping[str, Any], what: str) 
     if not messages or messages[-1].role != "user":
         raise Problem(f"{what} does not end with the user's turn")
     check = row.get("check")
-    if check is not None and not isinstance(check, dict):
-        raise Problem("check is not an object")
+    if check is not None:
+        try:
+            validate(check)
+        except DataError as error:
+            raise Problem(str(error)) from None
     id = option(row, "id") or content_id(messages)
     return Prompt(id, messages, option(row, "category"), check, option(row, "pair") or None)
 

@@ -1,0 +1,61 @@
+"""What can be found wrong before anything is spent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from whelp.errors import ConfigError, DataError
+from whelp.models.loading import context_of
+from whelp.rewards.rules import refuse_unchecked
+from whelp.runs.files import read_json
+from whelp.runs.manifest import DONE
+from whelp.splits import has_judge, refuse_trained, trained_on
+from whelp.text.chat import Chat
+from whelp.text.formats import read_prompts
+from whelp.types import Prompt
+from whelp.workplace import Workplace
+
+
+def refuse_unmade(place: Workplace) -> None:
+    """Raises `ConfigError` where PPO wants the run's reward model and there is none."""
+    recipe = place.recipe
+    wanted = "ppo" in recipe.stages and recipe.ppo.reward == "model" and not recipe.ppo.reward_model
+    if wanted and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
+        raise ConfigError(
+            f"ppo needs a reward model: add reward to the stages, give --reward_model, or run whelp reward into {place.run.path}."
+        )
+
+
+def check_data(place: Workplace) -> None:
+    """Read all data of the run before anything is spent on it.
+
+    Raises `DataError` for a file that cannot be used, a split without one of its sides, a prompt that is too long or lacks the
+    check that scores it, and an evaluation prompt that trains.
+    """
+    recipe = place.recipe
+    hashes = trained_on(recipe, lambda: place.rankings)
+    names = [*recipe.stages, *(["judge"] if has_judge(recipe) else [])]
+    trained = set[str]().union(*(hashes[name]() for name in names if name in hashes))
+    if "ppo" in names:
+        prompts = read_prompts(recipe.ppo.train_file).records
+        if recipe.ppo.reward == "checker":
+            refuse_unchecked(prompts)
+        refuse_long(place.chat(place.base), place.base, prompts, recipe.ppo.response_length)
+    if "evaluate" in names:
+        prompts, model = read_prompts(recipe.evaluate.prompts).records, next(iter(place.compared.values()))
+        refuse_trained(trained, prompts)
+        refuse_long(place.chat(model), model, prompts, recipe.evaluate.max_new_tokens)
+
+
+def refuse_long(chat: Chat, model: Path, prompts: Sequence[Prompt], room: int) -> None:
+    """Raises `DataError` naming the prompts that leave no room for an answer of `room` tokens in the model's context."""
+    context = context_of(model)
+    if context is None:
+        return
+    long = [(p.id, n) for p in prompts if (n := len(chat.prompt(p))) + room > context]
+    if long:
+        raise DataError(
+            f"{len(long)} prompts leave no room for {room} new tokens in the model's context of {context} (for example "
+            f"{', '.join(f'{name}: {n} tokens' for name, n in long[:5])}). Shorten them or the answers."
+        )

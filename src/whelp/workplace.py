@@ -1,0 +1,121 @@
+"""What the stages of one command share: the recipe, the run's folder, and which models and data are meant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from whelp.config import Recipe
+from whelp.engines.base import ModelSpec
+from whelp.engines.devices import Compute, choose
+from whelp.engines.local import LocalEngine
+from whelp.models.loading import context_of, load_tokenizer
+from whelp.models.sources import resolve
+from whelp.progress import Progress
+from whelp.runs.files import read_json, sha256_file, sha256_json
+from whelp.runs.manifest import DONE, Run
+from whelp.splits import RankingSplit, split_rankings, trained_on
+from whelp.stages.context import Stage
+from whelp.text.chat import Chat
+from whelp.text.formats import Loaded
+
+
+class Input(NamedTuple):
+    path: str
+    sha256: str
+    """Of a file, of a model's weights, or the fingerprint of the stage of this run that made it."""
+
+
+@dataclass
+class Workplace:
+    """Everything that the jobs of one command share."""
+
+    recipe: Recipe
+    run: Run
+    progress: Progress
+    models: Mapping[str, str] = field(default_factory=dict)
+    """`whelp evaluate` only: the models to compare, by name."""
+    judge: str | None = None
+    """`whelp evaluate` only: the folder of the judge."""
+    weight_ids: dict[Path, str] = field(default_factory=dict, init=False)
+
+    @cached_property
+    def compute(self) -> Compute:
+        return choose(self.recipe.device, self.recipe.dtype)
+
+    @cached_property
+    def base(self) -> Path:
+        return resolve(self.recipe.model, self.progress.say)
+
+    @property
+    def policy(self) -> Path:
+        """What the reward model and PPO start from: the run's SFT model, also that of an earlier `whelp sft` from the same
+        base model, or else the base model itself."""
+        folder = self.run.stage_dir("sft")
+        if "sft" in self.recipe.stages:
+            return folder
+        made_from = read_json(folder / DONE).get("parts", {}).get("inputs", {}).get("model")
+        return folder if made_from is not None and made_from == self.model_id(self.base) else self.base
+
+    @cached_property
+    def compared(self) -> dict[str, Path]:
+        """The models to compare, in the order of the pipeline."""
+        if self.models:
+            return {name: resolve(source, self.progress.say) for name, source in self.models.items()}
+        found = {"base": self.base}
+        if self.policy != self.base:
+            found["sft"] = self.policy
+        if "ppo" in self.recipe.stages:
+            found["rlhf"] = self.run.stage_dir("ppo")
+        return found
+
+    @property
+    def reward_model(self) -> Path:
+        named = self.recipe.ppo.reward_model
+        return resolve(named, self.progress.say) if named else self.run.stage_dir("reward")
+
+    def engine(self, model: Path, max_length: int | None = None, temperature: float = 1.0) -> LocalEngine:
+        """For `model` and others of its vocabulary."""
+        return LocalEngine(self.chat(model, max_length), self.compute, temperature)
+
+    def chat(self, model: Path, max_length: int | None = None) -> Chat:
+        """`max_length` is bounded by the model's context."""
+        if max_length is not None:
+            max_length = min(max_length, context_of(model) or max_length)
+        return Chat(load_tokenizer(model), self.recipe.system_prompt, max_length)
+
+    def spec(self, source: Path | None, **changes: Any) -> ModelSpec:
+        return ModelSpec(source=source, trainable_layers=self.recipe.trainable_layers, seed=self.recipe.seed, **changes)
+
+    def stage(self, name: str, seed_offset: int = 0) -> Stage:
+        save_steps, limit = (self.recipe.ppo.save_steps, self.recipe.ppo.save_total_limit) if name == "ppo" else (50, 1)
+        return Stage(self.run.stage_dir(name), self.progress, self.recipe.seed + seed_offset, save_steps, limit)
+
+    def tell(self, loaded: Loaded[Any]) -> None:
+        counts = ", ".join(f"{count} {name}" for name, count in loaded.counts.items())
+        self.progress.say(f"{loaded.path}: {counts} ({loaded.format})")
+
+    @cached_property
+    def rankings(self) -> RankingSplit:
+        return split_rankings(self.recipe)
+
+    def model_id(self, folder: Path) -> str:
+        """A stage of this run by what it was made from, any other model by its weights."""
+        if folder.parent == self.run.path:
+            return str(read_json(folder / DONE).get("fingerprint", "not made yet"))
+        if folder not in self.weight_ids:  # several stages ask, and large weights take a while to hash
+            weights = sorted(folder.glob("*.safetensors"))
+            self.weight_ids[folder] = sha256_json([sha256_file(file) for file in (*weights, folder / "config.json")])
+        return self.weight_ids[folder]
+
+    def model_input(self, folder: Path) -> Input:
+        return Input(str(folder), self.model_id(folder))
+
+    def record_prompts(self, stage: str, *sources: Path) -> None:
+        """Note every prompt that had a part in what the stage makes: its own, and those of other runs that it builds on."""
+        own = trained_on(self.recipe, lambda: self.rankings)[stage]()
+        others = {source.resolve().parent for source in sources} - {self.run.path.resolve()}
+        self.run.record_training_prompts(stage, set(own).union(*(Run(path).training_prompts() for path in others)))

@@ -1,0 +1,96 @@
+"""What is wrong is said before anything is spent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pipeline_helpers import changed, recipe_of, run, write_jsonl
+
+from whelp import pipeline
+from whelp.config import Recipe
+from whelp.errors import DataError
+from whelp.progress import SilentProgress
+
+
+def refused(recipe: Recipe, message: str) -> None:
+    """It is refused by run and dry run alike, and no stage has begun."""
+    with pytest.raises(DataError, match=message):
+        run(recipe)
+    with pytest.raises(DataError, match=message):
+        pipeline.plan(recipe, SilentProgress())
+    assert not list(Path(recipe.output_dir).glob("*/STARTED.json"))
+
+
+def test_an_evaluation_prompt_that_trains(recipe: Recipe, data: Path) -> None:
+    refused(changed(recipe, "evaluate", prompts=str(data / "prompts.jsonl")), "8 of 8 evaluation prompts train a model")
+
+
+def test_a_broken_line_of_the_last_stage(recipe: Recipe, tmp_path: Path) -> None:
+    broken = write_jsonl(tmp_path / "evaluation.jsonl", [{"prompt": "hello", "check": {"kind": "refuse"}}])
+    refused(changed(recipe, "evaluate", prompts=str(broken)), "evaluation.jsonl:1: check has the unknown kind 'refuse'")
+
+
+def test_a_prompt_longer_than_the_context(recipe: Recipe, tmp_path: Path) -> None:
+    prompts = write_jsonl(
+        tmp_path / "long.jsonl", [{"id": "short", "prompt": "hi"}, {"id": "endless", "prompt": "x " * 200}]
+    )
+    refused(
+        changed(recipe, "ppo", train_file=str(prompts), batch_size=2, num_mini_batches=1), "endless: 4\\d\\d tokens"
+    )
+
+
+def test_prompts_without_checks_where_checks_reward(recipe: Recipe) -> None:
+    refused(changed(recipe, "ppo", reward="checker"), "8 of 8 prompts have no check")
+
+
+@pytest.mark.parametrize(
+    ("section", "fraction", "message"),
+    [
+        ("sft", 1.0, "9 demonstrations, of which sft.test_fraction 1.0 leaves none"),
+        ("reward", 0.0, "36 rankings, of which 36 would train and 0 be held out"),
+    ],
+)
+def test_a_split_without_one_of_its_sides(recipe: Recipe, section: str, fraction: float, message: str) -> None:
+    without_judge = changed(recipe, "evaluate", judge=False)
+    refused(changed(without_judge, section, test_fraction=fraction), message)
+
+
+def test_a_shared_system_message_splits_as_well(recipe: Recipe, tmp_path: Path) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "system", "content": "You are kind."},
+                {"role": "user", "content": f"say {i}"},
+                {"role": "assistant", "content": "hello"},
+            ]
+        }
+        for i in range(40)
+    ]
+    file = write_jsonl(tmp_path / "system.jsonl", rows)
+    sft = changed(recipe, "sft", train_file=str(file), test_fraction=0.3).model_copy(update={"stages": ("sft",)})
+    metrics = run(sft).results["sft"]
+    assert metrics["sequences"] + metrics["test_sequences"] == 40
+    assert 4 <= metrics["test_sequences"] <= 20
+
+
+def test_the_plan_prices_every_stage(recipe: Recipe) -> None:
+    plan = pipeline.plan(recipe, SilentProgress())
+    assert [row[0] for row in plan.rows] == ["sft", "reward", "judge", "ppo", "evaluate", "report"]
+    assert all(row[2] > 0 and row[3] > 0 and row[5] == "runs" for row in plan.rows)
+    assert not Path(recipe.output_dir).exists()
+    run(recipe)
+    again = pipeline.plan(recipe, SilentProgress())
+    assert {row[5] for row in again.rows[:-1]} == {"unchanged"}
+    assert sum(row[2] for row in again.rows[:-1]) == 0
+
+
+def test_the_plan_reads_a_config_with_a_text_part(tiny_model_folder, data: Path, tmp_path: Path) -> None:
+    from whelp.estimate import size_of
+
+    folder = tiny_model_folder("llama")
+    recipe = recipe_of(folder, data, tmp_path / "run")
+    flat = json.loads((folder / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "multimodal", "text_config": flat}))
+    assert size_of(tmp_path, recipe) == size_of(folder, recipe)

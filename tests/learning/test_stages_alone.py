@@ -1,0 +1,279 @@
+"""Each stage by itself: what it starts from, what it may be combined with, and what it leaves behind."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pipeline_helpers import changed, recipe_of, run, states, write_jsonl
+from safetensors.torch import load_file
+from tokenizers import AddedToken
+from transformers import AutoTokenizer
+
+from whelp import pipeline
+from whelp.config import Recipe
+from whelp.engines.local import LocalEngine
+from whelp.errors import DataError, Interrupted, ModelError, RunError
+from whelp.progress import PlainProgress, SilentProgress
+from whelp.runs.checkpoint import HASHES
+from whelp.runs.files import sha256_file
+from whelp.stages import reward
+
+
+def only(recipe: Recipe, *stages: str) -> Recipe:
+    return recipe.model_copy(update={"stages": stages})
+
+
+def heard(recipe: Recipe, resume: bool = False) -> str:
+    said = io.StringIO()
+    pipeline.run(recipe, ["whelp", "run"], resume, PlainProgress(said))
+    return said.getvalue()
+
+
+def test_ppo_starts_from_the_sft_model_of_its_folder(recipe: Recipe) -> None:
+    folder = Path(recipe.output_dir)
+    run(only(recipe, "sft"))
+    assert f"the reward model starts from {folder / 'sft'}" in heard(only(recipe, "reward"))
+    assert f"the policy starts from {folder / 'sft'}" in heard(only(recipe, "ppo"))
+    lines = (folder / "ppo" / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[0])["objective/kl"] == pytest.approx(0.0, abs=1e-5), "the leash is tied to that model"
+    assert json.loads((folder / "manifest.json").read_text())["inputs"]["ppo"]["model"]["path"] == str(folder / "sft")
+
+
+def test_ppo_starts_from_the_model_that_is_named(recipe: Recipe, tiny_model_folder) -> None:
+    run(only(recipe, "sft"))
+    other = tiny_model_folder("llama", seed=1)
+    named = only(recipe, "ppo").model_copy(update={"model": str(other)})
+    run(only(changed(named, "reward", model=str(other)), "reward"))
+    assert f"the policy starts from {other}" in heard(named)
+
+
+def test_prompts_of_an_earlier_run_are_remembered(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    run(only(recipe, "sft", "reward"))
+    first = Path(recipe.output_dir)
+    later = only(recipe, "ppo").model_copy(update={"model": str(first / "sft"), "output_dir": str(tmp_path / "later")})
+    run(changed(later, "ppo", reward_model=str(first / "reward")))
+    asked = changed(only(recipe, "evaluate"), "evaluate", prompts=str(data / "demos.jsonl"))
+    asked = asked.model_copy(update={"output_dir": str(tmp_path / "evaluated")})
+    with pytest.raises(DataError, match="evaluation prompts train a model compared here"):
+        pipeline.evaluate_models(asked, {"ppo": str(tmp_path / "later" / "ppo")}, None, [], SilentProgress())
+
+
+# -- models side by side ----------------------------------------------------------------------------------------------
+
+
+def evaluate(recipe: Recipe, models: dict[str, Path], judge: Path | None = None) -> tuple[dict[str, Any], str]:
+    said = io.StringIO()
+    named = {name: str(folder) for name, folder in models.items()}
+    summary = pipeline.evaluate_models(
+        only(recipe, "evaluate"), named, str(judge) if judge else None, ["whelp", "evaluate"], PlainProgress(said)
+    )
+    return dict(summary.results["evaluate"]), said.getvalue()
+
+
+def test_two_models_are_compared(recipe: Recipe, tiny_model_folder) -> None:
+    models = {"first": tiny_model_folder("llama"), "second": tiny_model_folder("llama", seed=1)}
+    result, _ = evaluate(recipe, models)
+    assert result["models"] == ["first", "second"]
+    assert list(result["differences"]) == ["second - first"]
+    assert result["judge"] is None
+    completions = (Path(recipe.output_dir) / "evaluate" / "completions.jsonl").read_text().splitlines()
+    assert len(completions) == 2 * 9
+
+
+def test_the_prompts_that_are_shown_can_be_the_evaluation(recipe: Recipe, tiny_model_folder) -> None:
+    brief = changed(recipe, "evaluate", prompts="builtin:brief", max_new_tokens=2)
+    result, _ = evaluate(brief, {"one": tiny_model_folder("llama")})
+    assert result["n_prompts"] == 7
+
+
+def test_a_judge_of_which_nothing_is_known_is_not_counted_and_that_is_said(recipe: Recipe, tiny_model_folder) -> None:
+    models = {"first": tiny_model_folder("llama"), "second": tiny_model_folder("llama", seed=1)}
+    result, said = evaluate(recipe, models, judge=tiny_model_folder("llama"))
+    assert result["judge"] is None
+    assert "it is not counted" in said
+
+
+def test_models_of_two_vocabularies_are_not_compared(recipe: Recipe, tiny_model_folder, tmp_path: Path) -> None:
+    first, other = tiny_model_folder("llama"), tmp_path / "other"
+    other.mkdir()
+    for file in first.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.add_tokens([AddedToken("zebra")])
+    tokenizer.save_pretrained(other)
+    with pytest.raises(ModelError, match="has another vocabulary"):
+        evaluate(recipe, {"first": first, "second": other})
+
+
+# -- what PPO is told -------------------------------------------------------------------------------------------------
+
+
+def test_a_reward_model_that_does_not_beat_its_surface_is_warned_of(recipe: Recipe) -> None:
+    run(only(recipe, "sft", "reward"))
+    file = Path(recipe.output_dir) / "reward" / "metrics.json"
+    metrics = json.loads(file.read_text())
+    unsure = {"mean": 0.0, "low": -0.1, "high": 0.1, "n": 9}
+    file.write_text(json.dumps(metrics | {"advantage": unsure, "trusted": False, "verdict": "UNTRUSTWORTHY: noise."}))
+    assert "warning: UNTRUSTWORTHY: noise. PPO will learn whatever it rewards." in heard(only(recipe, "ppo"))
+
+
+def metrics_of(**accuracies: tuple[float, float, float]) -> dict[str, Any]:
+    named = {
+        name.replace("_", "-"): {"accuracy": dict(zip(("mean", "low", "high"), a, strict=True))}
+        for name, a in accuracies.items()
+    }
+    return {"accuracy": 0.66, "by_category": named}
+
+
+def test_a_category_is_guessed_where_it_is_no_better_than_a_coin_and_worse_than_the_rest() -> None:
+    metrics = metrics_of(
+        claims=(0.52, 0.45, 0.59), writing=(0.74, 0.68, 0.79), few=(0.5, 0.2, 0.8), weak=(0.57, 0.52, 0.62)
+    )
+    assert reward.guessed(metrics) == {"claims": 0.52}
+    assert reward.guessed({"n": 0}) == {}
+
+
+@pytest.mark.parametrize(("is_asked_for", "batches"), [(True, {"howto"}), (False, {"howto", "self"})])
+def test_ppo_leaves_out_what_its_reward_model_guesses(
+    recipe: Recipe, tmp_path: Path, is_asked_for: bool, batches: set[str]
+) -> None:
+    run(only(recipe, "sft", "reward"))
+    file = Path(recipe.output_dir) / "reward" / "metrics.json"
+    guessing = metrics_of(self=(0.5, 0.45, 0.55), howto=(0.7, 0.6, 0.8))
+    file.write_text(json.dumps(json.loads(file.read_text()) | guessing))
+    rows = [{"prompt": f"{kind} {i}", "category": kind} for kind in ("self", "howto") for i in range(4)]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
+    said = heard(only(changed(recipe, "ppo", train_file=str(prompts), only_where_trusted=is_asked_for), "ppo"))
+    assert ("PPO leaves out 4 of 8 prompts" in said and "self 50% right" in said) == is_asked_for
+    sampled = (Path(recipe.output_dir) / "ppo" / "samples.jsonl").read_text().splitlines()
+    assert {json.loads(line)["prompt"].split()[0] for line in sampled} == batches
+
+
+def test_episodes_that_fill_no_batch_are_told(recipe: Recipe) -> None:
+    checked = changed(recipe, "ppo", reward="checker", total_episodes=21, train_file=recipe.evaluate.prompts)
+    assert "5 of 21 episodes do not fill a batch of 8" in heard(only(checked, "ppo"))
+
+
+def test_demonstrations_can_be_mixed_in(recipe: Recipe) -> None:
+    checked = changed(recipe, "ppo", reward="checker", train_file=recipe.evaluate.prompts, total_episodes=16)
+    plain, mixed = checked, changed(checked, "ppo", ptx_coef=1.0)
+    weights = []
+    for setting in (plain, mixed):
+        run(only(setting, "ppo"))
+        weights.append(load_file(Path(recipe.output_dir) / "ppo" / "model.safetensors"))
+    assert any(not torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_an_ensemble_goes_through_the_pipeline(recipe: Recipe) -> None:
+    several = only(changed(recipe, "reward", members=2), "sft", "reward", "ppo")
+    run(several)
+    assert (Path(recipe.output_dir) / "reward" / "member-1" / "model.safetensors").is_file()
+
+
+def test_texts_that_lost_their_start_are_counted(recipe: Recipe) -> None:
+    assert "lost their start" in heard(only(changed(recipe, "sft", max_length=8), "sft"))
+
+
+def test_a_long_ranking_prompt_does_not_break_the_scale(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (data / "rankings.jsonl").read_text().splitlines()]
+    rows += [{"prompt": f"{i} " + "long " * 60, "completions": ["yes", "nah"], "ranks": [1, 2]} for i in range(8)]
+    file = write_jsonl(tmp_path / "rankings.jsonl", rows)
+    long = only(changed(recipe, "reward", train_file=str(file), max_length=48), "sft", "reward")
+    assert "lost their start" in heard(long)
+
+
+# -- a full disk, a late Ctrl-C ---------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fills_at_the_export_loses_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "export", full)
+        with pytest.raises(RunError, match=r"The disk is full.*--resume"):
+            run(only(recipe, "sft"))
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "update", full)  # no step is taken again
+        assert states(run(only(recipe, "sft"), resume=True))["sft"] == "resumed"
+
+
+def test_ctrl_c_behind_the_last_step_stops_too(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    from whelp.stages import sft
+
+    measure, calls = sft.mean_loss, []
+
+    def interrupted(*arguments: Any) -> float | None:
+        calls.append(1)
+        if len(calls) == 2:  # behind the last step
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure(*arguments)
+
+    monkeypatch.setattr(sft, "mean_loss", interrupted)
+    with pytest.raises(Interrupted, match="behind the last step of sft"):
+        run(only(recipe, "sft"))
+
+
+def test_the_cost_of_earlier_attempts_is_counted(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalEngine, "export", full)
+        with pytest.raises(RunError):
+            run(only(recipe, "sft"))
+    (state,) = Path(recipe.output_dir).glob("sft/checkpoint-*/state.json")
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"seconds": 1000.0}))
+    hashes = state.with_name(HASHES)
+    hashes.write_text(json.dumps(json.loads(hashes.read_text()) | {state.name: sha256_file(state)}))
+    (cost,) = run(only(recipe, "sft"), resume=True).costs
+    assert cost.seconds > 1000
+
+
+# -- a model by itself ------------------------------------------------------------------------------------------------
+
+
+def test_samples_are_reproducible_and_as_many_as_asked(tiny_model_folder) -> None:
+    folder = str(tiny_model_folder("llama"))
+    first = list(pipeline.sample(folder, ["hello", "the end"], n=2, max_new_tokens=4))
+    assert sorted(prompt for prompt, _ in first) == ["hello", "hello", "the end", "the end"]
+    assert first == list(pipeline.sample(folder, ["hello", "the end"], n=2, max_new_tokens=4))
+
+
+def test_a_prompt_that_fills_the_context_is_named(tiny_model_folder) -> None:
+    with pytest.raises(DataError, match=r"prompt-1: .* tokens"):
+        list(pipeline.sample(str(tiny_model_folder("llama")), ["hello", "x " * 200], max_new_tokens=4))
+
+
+def test_a_chat_forgets_its_oldest_turns_where_the_context_is_full(tiny_model_folder) -> None:
+    session = pipeline.ChatSession(str(tiny_model_folder("llama")), max_new_tokens=8)
+    for _ in range(8):
+        assert isinstance(session.reply("hello there how are you"), str)
+        assert session.messages[0].role == "user"
+        assert session.messages[-1].role == "assistant"
+    assert len(session.messages) < 16
+    with pytest.raises(DataError, match="leave no room"):
+        session.reply("x " * 200)
+    assert isinstance(session.reply("hello"), str), "the talk goes on"
+
+
+def test_recipes_with_a_model_without_classifier_are_refused_before_training(
+    tiny_model_folder, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.auto import modeling_auto
+
+    names = dict(modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES)
+    names.pop("llama")
+    monkeypatch.setattr(modeling_auto, "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES", names)
+    recipe = recipe_of(tiny_model_folder("llama"), data, tmp_path / "run")
+    with pytest.raises(ModelError, match="no sequence classifier of the family 'llama'"):
+        run(only(recipe, "reward"))
+    assert not (tmp_path / "run" / "reward" / "metrics.jsonl").exists()
