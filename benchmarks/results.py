@@ -2,7 +2,7 @@
 
     python benchmarks/results.py run                                   what is missing, in order; stop and go on at will
     python benchmarks/results.py run checker                           one experiment
-    python benchmarks/results.py run hh --hh helpful_train.jsonl       a reward model and judge on pairs of your own
+    python benchmarks/results.py run hh --hh helpful.jsonl harmless.jsonl   a reward model and judge on pairs of your own
     python benchmarks/results.py tables                                write the tables between their marks in docs/results.md
 
 A finished run leaves `benchmarks/results/<experiment>-<seed>.json`: the numbers, every pass and fail, the commit, and a hash
@@ -52,11 +52,13 @@ CATEGORIES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with its seeds. `sft_of` names the experiment whose SFT model of the same seed is taken over."""
+    """A recipe with its seeds. `sft_of` names the experiment whose SFT model of the same seed is taken over; `overrides`
+    measure more than the recipe does by itself."""
 
     name: str
     seeds: tuple[int, ...]
     sft_of: str | None = None
+    overrides: tuple[str, ...] = ()
 
     def folder(self, seed: int) -> Path:
         return RUNS / f"{self.name}-{seed}"
@@ -65,10 +67,16 @@ class Experiment:
         return RECORDS / f"{self.name}-{seed}.json"
 
     def recipe(self, seed: int) -> Recipe:
-        return load_recipe(self.name, [f"seed={seed}"])
+        return load_recipe(self.name, self.settings(seed))
+
+    def settings(self, seed: int) -> list[str]:
+        return [f"seed={seed}", *self.overrides]
 
 
-EXPERIMENTS = (Experiment("assistant", (0, 1, 2)), Experiment("checker", (0, 1, 2), sft_of="assistant"))
+EXPERIMENTS = (
+    Experiment("assistant", (0, 1, 2), overrides=("evaluate.samples=2",)),
+    Experiment("checker", (0, 1, 2), sft_of="assistant"),
+)
 
 
 # -- the queue --------------------------------------------------------------------------------------------------------
@@ -91,7 +99,7 @@ def is_current(experiment: Experiment, seed: int) -> bool:
 def run(experiment: Experiment, seed: int) -> None:
     folder = experiment.folder(seed)
     _take_over_sft(experiment, seed)
-    _whelp("run", experiment.name, f"seed={seed}", "--output_dir", str(folder), "--resume")
+    _whelp("run", experiment.name, *experiment.settings(seed), "--output_dir", str(folder), "--resume")
     write_json_atomic(experiment.record(seed), record(experiment, seed))
 
 
@@ -154,9 +162,12 @@ def wins(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     return result
 
 
-def run_hh(pairs: Path) -> None:
+def run_hh(files: Sequence[Path]) -> None:
     """A reward model on real pairs, and what it says as a judge of the default runs that lie here."""
     folder = RUNS / "hh"
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = folder / "pairs.jsonl"
+    pairs.write_text("".join(file.read_text(encoding="utf-8") for file in files), encoding="utf-8")
     overrides = ["reward.num_train_epochs=1", "reward.learning_rate=1e-4"]
     model = load_recipe("assistant").model
     _whelp("reward", "--model", model, "--train_file", str(pairs), "--output_dir", str(folder), "--resume", *overrides)
@@ -274,7 +285,7 @@ def main() -> None:
     parser.add_argument("command", choices=["run", "tables"])
     parser.add_argument("only", nargs="?", help="an experiment: " + ", ".join([*(e.name for e in EXPERIMENTS), "hh"]))
     parser.add_argument("--seed", type=int, help="one seed")
-    parser.add_argument("--hh", type=Path, help="pairs for the experiment hh")
+    parser.add_argument("--hh", type=Path, nargs="+", help="files of pairs for the experiment hh")
     options = parser.parse_args()
     if options.command == "tables":
         write_tables()
@@ -286,7 +297,7 @@ def main() -> None:
                 run(experiment, seed)
     if options.only == "hh":
         if options.hh is None:
-            sys.exit("hh needs --hh FILE: a jsonl file of pairs (prompt, chosen, rejected).")
+            sys.exit("hh needs --hh FILE ...: jsonl files of pairs (prompt, chosen, rejected).")
         run_hh(options.hh)
 
 
