@@ -42,6 +42,13 @@ def test_without_rlhf_the_conclusion_is_about_sft(run: Path) -> None:
     )
 
 
+def test_without_sft_the_conclusion_is_about_the_base_model(run: Path) -> None:
+    change_json(run / "evaluate/metrics.json", differences={"rlhf - base": difference(0.01, 0.04, 0.07)})
+    assert conclude(collect(run)).sentence == (
+        "RLHF passes 4 points more checks than Base (95% interval 1 to 7, 140 prompts)."
+    )
+
+
 def test_samples_have_a_sentence_of_their_own(run: Path) -> None:
     modes = difference(-0.05, 0.02, 0.09) | {"sampled": difference(0.02, 0.07, 0.12)["greedy"]}
     change_json(run / "evaluate/metrics.json", differences={"rlhf - sft": modes})
