@@ -30,6 +30,9 @@ BEHAVIOURS = {
     "affirms": "agrees",
     "writes": "writes it",
     "explains": "explains it",
+    "answers": "answers right",
+    "abstains": "says that it cannot be known",
+    "length": "keeps to the length",
 }
 
 
