@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,7 @@ ZERO = ", but the interval includes zero (95% interval {}, 140 prompts): no diff
 def test_the_conclusion_says_what_the_interval_allows(
     run: Path, low: float | None, mean: float, high: float | None, kind: str, passes: str, rest: str
 ) -> None:
-    change_json(run / "evaluate/metrics.json", differences={"rlhf - sft": difference(low, mean, high)})
+    change_json(run / "evaluate/metrics.json", differences={"rlhf - sft": difference(low, mean, high)}, judge=None)
     conclusion = conclude(collect(run))
     assert (conclusion.kind, conclusion.sentence) == (kind, f"RLHF passes {passes} SFT{rest}")
 
@@ -51,13 +52,25 @@ def test_without_sft_the_conclusion_is_about_the_base_model(run: Path) -> None:
 
 def test_samples_have_a_sentence_of_their_own(run: Path) -> None:
     modes = difference(-0.05, 0.02, 0.09) | {"sampled": difference(0.02, 0.07, 0.12)["greedy"]}
-    change_json(run / "evaluate/metrics.json", differences={"rlhf - sft": modes})
+    change_json(run / "evaluate/metrics.json", differences={"rlhf - sft": modes}, judge=None)
     conclusion = conclude(collect(run))
     assert conclusion.kind == "none"
     assert conclusion.sentence == (
         f"Greedy: RLHF passes 2 points more checks than SFT{ZERO.format(chr(0x2212) + '5 to 9')} "
         "Sampled: RLHF passes 7 points more checks than SFT (95% interval 2 to 12, 140 prompts)."
     )
+
+
+def test_a_judge_that_counts_is_heard(run: Path) -> None:
+    heard = conclude(collect(run)).sentence
+    assert heard.endswith(
+        " The judge prefers RLHF to SFT in 63% (55 to 71) of the greedy answers, in 61% at equal length."
+    )
+    judge = collect(run).evaluation.judge
+    for change in ({"counted": False}, {"versus": "rlhf over base"}):
+        values = dataclasses.asdict(judge) | change
+        change_json(run / "evaluate/metrics.json", judge=values)
+        assert "judge" not in conclude(collect(run)).sentence
 
 
 def test_the_conclusion_names_its_limits(run: Path) -> None:

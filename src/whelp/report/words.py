@@ -99,7 +99,7 @@ def memory(mebibytes: float | None) -> str:
 
 def conclude(data: RunData) -> Conclusion:
     """What the greedy checks show of RLHF against SFT, or against the base model where there is no SFT; of SFT against the base
-    model where there is no RLHF. Where there are samples, a second sentence says what they show."""
+    model where there is no RLHF. Further sentences say what samples show, and a judge that counts."""
     for better, worse in (("rlhf", "sft"), ("rlhf", "base"), ("sft", "base")):
         modes = data.evaluation.differences.get(f"{better} - {worse}", {}) if data.evaluation else {}
         difference, sampled = modes.get("greedy", Interval()), modes.get("sampled", Interval())
@@ -109,6 +109,7 @@ def conclude(data: RunData) -> Conclusion:
                 sentence = f"Greedy: {sentence} Sampled: {_compare(label(better), label(worse), sampled)[1]}"
             if better == "sft":
                 sentence += " RLHF was not compared."
+            sentence += _judged(data.evaluation, f"{better} over {worse}")
             return Conclusion(kind, sentence, _limits(data))
     return Conclusion("unknown", f"Nothing can be concluded yet: {_why_unknown(data)}.", ())
 
@@ -126,6 +127,17 @@ def _compare(name: str, other: str, difference: Interval) -> tuple[Literal["bett
         return "worse", f"{name} passes {amount} (95% interval {points(-high)} to {points(-low)}{of})."
     span = f"95% interval {points(low)} to {points(high)}{of}"
     return "none", f"{name} passes {amount}, but the interval includes zero ({span}): no difference was shown."
+
+
+def _judged(evaluation: Evaluation | None, versus: str) -> str:
+    judge = evaluation.judge if evaluation else None
+    if judge is None or not judge.counted or judge.versus != versus or not judge.win_rate.is_known:
+        return ""
+    better, worse = (label(name) for name in versus.split(" over "))
+    rates = f"in {percent_interval(judge.win_rate)} of the greedy answers"
+    if judge.length_controlled.is_known:
+        rates += f", in {percent(judge.length_controlled.mean)} at equal length"
+    return f" The judge prefers {better} to {worse} {rates}."
 
 
 def _why_unknown(data: RunData) -> str:
