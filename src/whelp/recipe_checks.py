@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.settings import settings
+from whelp.text.formats.lines import BUILTIN, builtins
 
 ORDER = ("sft", "reward", "ppo", "evaluate", "report")
 _DATA_KEYS = {
@@ -121,16 +120,10 @@ CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
 
 def _data_fault(value: str) -> str | None:
     if value.startswith("builtin:"):
-        known = _builtins()
-        return None if value in known else f"given {value}; expected one of {', '.join(sorted(known))}, or a file"
+        known = [f"{BUILTIN}{name}" for name in builtins()]
+        return None if value in known else f"given {value}; expected one of {', '.join(known)}, or a file"
     if Path(value).is_file():
         return None
     return (
         f"there is no file {value!r} (paths are taken from where the command is run); expected a file or builtin:<name>"
     )
-
-
-def _builtins() -> set[str]:
-    shipped = {file.name for file in files("whelp.data").iterdir() if file.name.endswith(".jsonl")}
-    defaults = {str(setting.default) for setting in settings().values() if str(setting.default).startswith("builtin:")}
-    return defaults | {f"builtin:{name.removesuffix('.jsonl')}" for name in shipped}

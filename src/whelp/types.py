@@ -23,6 +23,21 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class Principle:
+    """One line of a constitution, as the requests that a model is given (Bai et al. 2022, Constitutional AI)."""
+
+    id: str
+    value: Literal["helpful", "honest", "harmless", "autonomy"]
+    principle: str
+    critique: str
+    """Asks for what is wrong with the last answer."""
+    revision: str
+    """Asks for the answer again, without it."""
+    comparison: str
+    """Asks which of two answers, A or B, is better."""
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model is asked: a conversation that ends with the user's turn."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -425,3 +426,30 @@ class TestPrepare:
         (tmp_path / "meminfo").write_text("MemTotal:  9 kB\nMemAvailable:    2097152 kB\n")
         assert available_memory_mb(tmp_path / "meminfo") == 2048
         assert available_memory_mb(tmp_path / "none") is None
+
+
+class TestData:
+    def test_the_list_counts_what_ships(self):
+        shown = " ".join(call("data", "list").output.split())
+        for name, records in (("demonstrations", 1620), ("constitution", 24), ("brief", 7)):
+            assert re.search(rf"\b{name}\W+(?:records: )?{records}\b", shown), name
+
+    def test_a_data_set_that_ships(self):
+        shown = call("data", "show", "evaluation", "--category", "self", "--n", "2").output
+        assert "builtin:evaluation: 216 records" in shown
+        assert shown.count("category: self") == shown.count("\nprompt: ") == 2
+
+    def test_a_file_of_ones_own(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        turns = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hi"}]
+        data("mine.jsonl", {"messages": turns}, {"prompt": "Hello", "completions": ["Hi", "No"], "ranks": [1, 2]})
+        shown = call("data", "show", "mine.jsonl").output
+        assert "mine.jsonl: 2 records" in shown
+        assert "user: Hello\n  assistant: Hi" in shown
+        assert "1. Hi\n  2. No\nranks: [1, 2]" in shown
+
+    def test_what_is_not_there(self):
+        assert (
+            "holds nothing of the category 'cats'" in call("data", "show", "brief", "--category", "cats", code=2).output
+        )
+        assert "data is read from" in call("data", "show", "nope", code=2).output

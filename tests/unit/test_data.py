@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from whelp.text.formats import prompt_hash, read_demonstrations, read_prompts, read_rankings
+from whelp.text.formats import prompt_hash, read_demonstrations, read_principles, read_prompts, read_rankings
 from whelp.types import Message
 
-TRAINING = ("demonstrations", "rankings", "prompts")
+TRAINING = ("demonstrations", "rankings", "prompts", "red_team")
 HELD_OUT = ("evaluation", "brief")
 READERS = {"demonstrations": read_demonstrations, "rankings": read_rankings}
 BRIEF = (
@@ -175,6 +175,7 @@ class TestShape:
         assert len(load("demonstrations")) >= 1200
         assert len(load("rankings")) >= 480
         assert len(load("prompts")) >= 300
+        assert len(load("red_team")) >= 250
         assert len(load("evaluation")) >= 200
 
     def test_rankings_hold_three_to_five_completions(self):
@@ -194,6 +195,30 @@ class TestShape:
         for name in TRAINING:
             kinds = {row["category"] for row in rows(name)}
             assert len({row["category"] for row in rows(name)[:60]}) >= len(kinds) - 1
+
+    def test_red_team_prompts_name_twelve_kinds_of_harm(self):
+        kinds = Counter(prompt.category for prompt in load("red_team"))
+        assert len(kinds) == 12
+        assert all(kind.startswith("harm-") and count >= 20 for kind, count in kinds.items())
+
+
+class TestConstitution:
+    def test_every_value_is_served(self):
+        principles = read_principles("builtin:constitution")
+        assert len(principles) >= 16
+        values = Counter(principle.value for principle in principles)
+        assert set(values) == {"helpful", "honest", "harmless", "autonomy"}
+        assert min(values.values()) >= 4
+
+    def test_a_comparison_names_both_answers(self):
+        for principle in read_principles("builtin:constitution"):
+            assert re.search(r"\bA\b.*\bB\b.*\?$", principle.comparison), principle.id
+
+    def test_no_request_is_used_twice(self):
+        texts = [
+            text for p in read_principles("builtin:constitution") for text in (p.critique, p.revision, p.comparison)
+        ]
+        assert len(set(texts)) == len(texts)
 
 
 class TestChecks:

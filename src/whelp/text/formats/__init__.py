@@ -11,17 +11,21 @@ from typing import Generic, TypeVar
 from whelp.errors import DataError
 from whelp.text.formats.conversations import Problem
 from whelp.text.formats.hashing import content_id, prompt_hash, split_by_hash
-from whelp.text.formats.lines import Row, Source, read_source
+from whelp.text.formats.lines import Row, Source, builtins, read_source
+from whelp.text.formats.principles import read_principles
 from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
 __all__ = [
     "Loaded",
+    "builtins",
     "content_id",
     "prompt_hash",
     "read_demonstrations",
+    "read_principles",
     "read_prompts",
     "read_rankings",
+    "read_source",
     "split_by_hash",
 ]
 

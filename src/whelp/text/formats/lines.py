@@ -7,12 +7,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
 from whelp.errors import DataError
 
-SUFFIXES = (".jsonl", ".json")
+SUFFIXES = (".jsonl", ".json", ".yaml")
 BUILTIN = "builtin:"
 
 
@@ -35,35 +36,36 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """Read a .jsonl or .json file, or the packaged file that `builtin:<name>` names. Raises DataError."""
+    """Read a .jsonl, .json or .yaml file, or the packaged file that `builtin:<name>` names. Raises DataError."""
     name = str(path)
-    content = _builtin(name.removeprefix(BUILTIN)) if name.startswith(BUILTIN) else _file(Path(path))
+    suffix, content = _builtin(name.removeprefix(BUILTIN)) if name.startswith(BUILTIN) else _file(Path(path))
     text = _decode(name, content)
-    is_list = Path(name).suffix.lower() == ".json" and not name.startswith(BUILTIN)
-    rows = _list_rows(name, text) if is_list else _line_rows(text)
+    rows = {".jsonl": _line_rows, ".json": _list_rows, ".yaml": _yaml_rows}[suffix](name, text)
     return Source(name, hashlib.sha256(content).hexdigest(), tuple(rows))
 
 
-def _file(path: Path) -> bytes:
+def builtins() -> dict[str, Traversable]:
+    """The packaged data files, by the name behind `builtin:`."""
+    packaged = (Path(file.name) for file in files("whelp.data").iterdir())
+    return {file.stem: files("whelp.data") / file.name for file in sorted(packaged) if file.suffix in SUFFIXES}
+
+
+def _file(path: Path) -> tuple[str, bytes]:
     if path.suffix.lower() not in SUFFIXES:
-        raise DataError(f"{path}: data is read from {' and '.join(SUFFIXES)} files; convert it to one of these")
+        raise DataError(f"{path}: data is read from {', '.join(SUFFIXES)} files; convert it to one of these")
     try:
-        return path.read_bytes()
+        return path.suffix.lower(), path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{path}: there is no such file; give a path to a data file, or {BUILTIN}<name>") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _builtin(name: str) -> bytes:
-    packaged = {
-        file.name.removesuffix(".jsonl"): file for file in files("whelp.data").iterdir() if file.name.endswith(".jsonl")
-    }
+def _builtin(name: str) -> tuple[str, bytes]:
+    packaged = builtins()
     if name not in packaged:
-        raise DataError(
-            f"{BUILTIN}{name}: no such data ships with whelp; there is {', '.join(sorted(packaged)) or 'none'}"
-        )
-    return packaged[name].read_bytes()
+        raise DataError(f"{BUILTIN}{name}: no such data ships with whelp; there is {', '.join(packaged) or 'none'}")
+    return Path(packaged[name].name).suffix, packaged[name].read_bytes()
 
 
 def _decode(name: str, content: bytes) -> str:
@@ -74,7 +76,7 @@ def _decode(name: str, content: bytes) -> str:
         raise DataError(f"{name}:{line}: is not UTF-8 text; save the file as UTF-8") from error
 
 
-def _line_rows(text: str) -> Iterator[Row]:
+def _line_rows(name: str, text: str) -> Iterator[Row]:
     # Not splitlines: JSON strings may hold U+2028 and its kind as they are.
     for line, part in enumerate(text.split("\n"), start=1):
         if not part.strip():
@@ -102,6 +104,21 @@ def _list_rows(name: str, text: str) -> Iterator[Row]:
         line, counted = line + text.count("\n", counted, position), position
         value, position = decoder.raw_decode(text, position)
         yield Row(line, value)
+
+
+def _yaml_rows(name: str, text: str) -> Iterator[Row]:
+    """A list of records; each with the line that it begins on."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        values = YAML(typ="rt").load(text)
+    except YAMLError as error:
+        raise DataError(f"{name}: is not valid YAML: {' '.join(str(error).split())[:200]}") from error
+    if not isinstance(values, list):
+        raise DataError(f"{name}: holds no list of records; expected one, each beginning with a dash")
+    for i, value in enumerate(values):
+        yield Row(values.lc.item(i)[0] + 1, value)
 
 
 def _not_json(error: Exception) -> str:
