@@ -25,13 +25,14 @@ from whelp.engines.base import Held, ModelSpec, Term
 from whelp.engines.batching import response_index
 from whelp.engines.devices import choose
 from whelp.engines.local import LocalEngine
-from whelp.jobs import critic, read_prompts
+from whelp.jobs import critic
 from whelp.maths.policy import ValueLoss, ValueTargets
 from whelp.models.loading import load_tokenizer
 from whelp.recipes import load_recipe
 from whelp.rewards.rules import CheckerReward
 from whelp.stages.ppo import batch_of_prompts, explained_variance, minibatches, render, sample
 from whelp.text.chat import Chat
+from whelp.text.formats import read_prompts
 from whelp.types import Completion
 
 

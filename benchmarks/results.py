@@ -26,7 +26,7 @@ from whelp.config import Recipe
 from whelp.engines.devices import choose
 from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.recipes import load_recipe
-from whelp.runs.files import canonical_json, read_json, sha256_file, sha256_json, write_json_atomic
+from whelp.runs.files import canonical_json, read_json, sha256_file, sha256_json, write_json_atomic, write_text_atomic
 from whelp.runs.manifest import DONE, TRAINING_PROMPTS
 from whelp.runs.metrics import MetricsLog
 from whelp.settings import sections
@@ -165,9 +165,8 @@ def wins(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 def run_hh(files: Sequence[Path]) -> None:
     """A reward model on real pairs, and what it says as a judge of the default runs that lie here."""
     folder = RUNS / "hh"
-    folder.mkdir(parents=True, exist_ok=True)
     pairs = folder / "pairs.jsonl"
-    pairs.write_text("".join(file.read_text(encoding="utf-8") for file in files), encoding="utf-8")
+    write_text_atomic(pairs, "".join(file.read_text(encoding="utf-8") for file in files))
     overrides = ["reward.num_train_epochs=1", "reward.learning_rate=1e-4"]
     model = load_recipe("assistant").model
     _whelp("reward", "--model", model, "--train_file", str(pairs), "--output_dir", str(folder), "--resume", *overrides)

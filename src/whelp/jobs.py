@@ -16,7 +16,6 @@ from whelp.engines.base import ModelSpec, OptimizerSpec
 from whelp.engines.local import LocalEngine
 from whelp.errors import TrainingError
 from whelp.models.export import class_name
-from whelp.models.loading import refuse_other_vocabulary
 from whelp.models.sources import resolve
 from whelp.rewards.base import Reward
 from whelp.rewards.model import ModelReward
@@ -25,7 +24,7 @@ from whelp.runs.files import as_run_error, read_json
 from whelp.runs.manifest import Run, fingerprint_parts
 from whelp.splits import has_judge, refuse_trained, split_demonstrations
 from whelp.stages import evaluate, ppo, reward, sft
-from whelp.text.formats import Loaded, read_demonstrations, read_prompts
+from whelp.text.formats import Loaded, read_prompts
 from whelp.types import Prompt, Ranking
 from whelp.workplace import Input, Workplace
 
@@ -69,14 +68,14 @@ def data_input(loaded: Loaded[Any]) -> Input:
 def sft_inputs(place: Workplace) -> dict[str, Input]:
     return {
         "model": place.model_input(place.base),
-        "demonstrations": data_input(read_demonstrations(place.recipe.sft.train_file)),
+        "demonstrations": data_input(place.demonstrations),
     }
 
 
 def sft_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.sft
-    place.tell(read_demonstrations(config.train_file))
-    train, held_out = split_demonstrations(config)
+    place.tell(place.demonstrations)
+    train, held_out = split_demonstrations(place.demonstrations, config.test_fraction)
     place.record_prompts("sft", place.base)
     engine = place.engine(place.base, config.max_length)
     engine.add("policy", place.spec(place.base, optimizer=optimizer(config)))
@@ -149,9 +148,9 @@ def train_reward_model(
     tell_truncated(place, result, "reward")
     # A judge compares two answers: where its zero lies is all the same.
     has_policy = name == "reward" and place.policy != place.base
-    demonstrations = read_demonstrations(place.recipe.sft.train_file).records if has_policy else ()
+    demonstrations = place.demonstrations.records if has_policy else ()
     if has_policy:
-        engine.add("policy", place.spec(place.policy))
+        place.add(engine, "policy", place.policy)
     gain, shift = reward.scale(engine, engine.chat, train, demonstrations, has_policy=has_policy, seed=seed)
     export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain)
     if result["n"]:
@@ -164,18 +163,17 @@ def train_reward_model(
 
 def ppo_inputs(place: Workplace) -> dict[str, Input]:
     config = place.recipe.ppo
-    inputs = {"model": place.model_input(place.policy), "prompts": data_input(read_prompts(config.train_file))}
+    inputs = {"model": place.model_input(place.policy), "prompts": data_input(place.prompts)}
     if config.reward == "model":
         inputs["reward"] = place.model_input(place.reward_model)
     if config.ptx_coef:
-        inputs["demonstrations"] = data_input(read_demonstrations(place.recipe.sft.train_file))
+        inputs["demonstrations"] = data_input(place.demonstrations)
     return inputs
 
 
 def ppo_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.ppo
-    loaded = read_prompts(config.train_file)
-    place.tell(loaded)
+    place.tell(place.prompts)
     place.record_prompts("ppo", place.policy, *([place.reward_model] if config.reward == "model" else []))
     place.progress.say(f"the policy starts from {place.policy}")
     engine = place.engine(place.policy, temperature=config.temperature)
@@ -184,8 +182,10 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
     say_notes(place, engine, "policy")
     scorer = ppo_reward(place, engine)
     engine.add("value", critic(place.recipe))
-    demonstrations = read_demonstrations(place.recipe.sft.train_file).records if config.ptx_coef else ()
-    prompts = where_trusted(place, loaded.records) if config.reward == "model" else loaded.records
+    demonstrations = place.demonstrations.records if config.ptx_coef else ()
+    prompts = place.prompts.records
+    if config.reward == "model":
+        prompts = where_trusted(place, prompts)
     result = ppo.train(engine, engine.chat, prompts, scorer, config, place.stage("ppo"), demonstrations)
     export(place, engine, "policy", "ppo")
     return result
@@ -209,13 +209,7 @@ def ppo_reward(place: Workplace, engine: LocalEngine) -> Reward:
         return CheckerReward()
     folder = place.reward_model
     warn_or_refuse(place, read_json(folder / "metrics.json"))
-    refuse_other_vocabulary(engine.chat.tokenizer, folder)
-    engine.add(
-        "reward",
-        ModelSpec(
-            source=folder, head="scalar", trainable_layers=place.recipe.trainable_layers, members=members_in(folder)
-        ),
-    )
+    place.add(engine, "reward", folder, head="scalar", members=members_in(folder))
     config = engine.models["reward"].source.config
     return ModelReward(engine, "reward", float(getattr(config, "reward_shift", 0.0)))
 
@@ -263,7 +257,7 @@ def judge_folder(place: Workplace) -> Path | None:
 
 def evaluate_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {name: place.model_input(folder) for name, folder in place.compared.items()}
-    inputs["prompts"] = data_input(read_prompts(place.recipe.evaluate.prompts))
+    inputs["prompts"] = data_input(place.evaluation)
     judge = judge_folder(place)
     if judge is not None:
         inputs["judge"] = place.model_input(judge)
@@ -272,27 +266,23 @@ def evaluate_inputs(place: Workplace) -> dict[str, Input]:
 
 def evaluate_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.evaluate
-    loaded = read_prompts(config.prompts)
-    place.tell(loaded)
+    place.tell(place.evaluation)
+    prompts = place.evaluation.records
     models = place.compared
     runs = [place.run, *(Run(folder.resolve().parent) for folder in models.values())]
-    refuse_trained(set[str]().union(*(run.training_prompts() for run in runs)), loaded.records)
+    refuse_trained(set[str]().union(*(run.training_prompts() for run in runs)), prompts)
     engine = place.engine(next(iter(models.values())), temperature=config.temperature)
     for name, folder in models.items():
-        refuse_other_vocabulary(engine.chat.tokenizer, folder)
-        engine.add(name, place.spec(folder))
+        place.add(engine, name, folder)
     judge, folder = None, judge_folder(place)
     if folder is not None:
-        refuse_other_vocabulary(engine.chat.tokenizer, folder)
-        engine.add("judge", place.spec(folder, head="scalar", members=members_in(folder)))
+        place.add(engine, "judge", folder, head="scalar", members=members_in(folder))
         measured = read_json(folder / "metrics.json")
         judge = measured if measured.get("n") else None
         if judge is None:
             place.progress.warn(f"nothing is known of how often {folder} is right on held-out pairs: it is not counted")
     shown = read_prompts(BRIEF).records if config.prompts.startswith("builtin:") and config.prompts != BRIEF else ()
-    return evaluate.run(
-        engine, engine.chat, list(models), loaded.records, shown, config, place.stage("evaluate"), judge
-    )
+    return evaluate.run(engine, engine.chat, list(models), prompts, shown, config, place.stage("evaluate"), judge)
 
 
 # -- helpers ----------------------------------------------------------------------------------------------------------

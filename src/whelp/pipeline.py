@@ -16,12 +16,10 @@ from whelp.jobs import Job, clear_checkpoints, jobs_of, parts_of, report_work
 from whelp.models.sources import resolve
 from whelp.preflight import check_data, refuse_long, refuse_unmade
 from whelp.progress import Progress
-from whelp.runs.checkpoint import latest_checkpoint
 from whelp.runs.cost import measure
 from whelp.runs.files import read_json
 from whelp.runs.lock import RunLock
 from whelp.runs.manifest import Run, fingerprint, open_run
-from whelp.stages.context import spent
 from whelp.types import Message, Prompt
 from whelp.workplace import Workplace
 
@@ -89,26 +87,22 @@ def summary(path: Path, report: Path | None, costs: Sequence[StageCost] = ()) ->
 
 
 def _run_job(place: Workplace, job: Job, resume: bool) -> StageCost:
-    progress = place.progress
+    progress, folder = place.progress, place.run.stage_dir(job.name)
     parts, inputs = parts_of(job, place)
     state = place.run.stage_state(job.name, parts)
     if state.kind == "done":
-        done = read_json(place.run.stage_dir(job.name) / "DONE.json")
+        done = read_json(folder / "DONE.json")
         progress.stage(job.name, "unchanged, not run again")
         return StageCost(job.name, done["cost"]["seconds"], done["cost"]["peak_memory_mb"], "unchanged")
     if state.kind == "partial" and not resume:
-        raise RunError(
-            f"{place.run.stage_dir(job.name)} was left unfinished. Go on with --resume, or choose another --output_dir."
-        )
+        raise RunError(f"{folder} was left unfinished. Go on with --resume, or choose another --output_dir.")
     detail = {"changed": "runs again: ", "new": "starts over: "}.get(state.kind, "")
     progress.stage(job.name, detail + "; ".join(state.why) if state.why else job.what)
     place.run.start_stage(job.name, parts)
     place.run.record_inputs(job.name, {name: read._asdict() for name, read in inputs.items()})
-    folder = place.run.stage_dir(job.name)
-    before = spent(latest_checkpoint(folder, progress.warn))
     with measure() as cost:
         result = job.work(place)
-    cost.seconds += before
+    cost.seconds += place.stages[job.name].seconds_before
     place.run.finish_stage(job.name, fingerprint(job.name, parts["config"], parts["inputs"]), result, asdict(cost))
     clear_checkpoints(folder)
     return StageCost(job.name, cost.seconds, cost.peak_memory_mb, "resumed" if state.kind == "partial" else "ran")

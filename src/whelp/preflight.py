@@ -10,9 +10,8 @@ from whelp.models.loading import context_of
 from whelp.rewards.rules import refuse_unchecked
 from whelp.runs.files import read_json
 from whelp.runs.manifest import DONE
-from whelp.splits import has_judge, refuse_trained, trained_on
+from whelp.splits import has_judge, refuse_trained
 from whelp.text.chat import Chat
-from whelp.text.formats import read_prompts
 from whelp.types import Prompt
 from whelp.workplace import Workplace
 
@@ -34,16 +33,15 @@ def check_data(place: Workplace) -> None:
     check that scores it, and an evaluation prompt that trains.
     """
     recipe = place.recipe
-    hashes = trained_on(recipe, lambda: place.rankings)
     names = [*recipe.stages, *(["judge"] if has_judge(recipe) else [])]
-    trained = set[str]().union(*(hashes[name]() for name in names if name in hashes))
+    trained = set[str]().union(*(place.training_prompts(name) for name in names))
     if "ppo" in names:
-        prompts = read_prompts(recipe.ppo.train_file).records
+        prompts = place.prompts.records
         if recipe.ppo.reward == "checker":
             refuse_unchecked(prompts)
         refuse_long(place.chat(place.base), place.base, prompts, recipe.ppo.response_length)
     if "evaluate" in names:
-        prompts, model = read_prompts(recipe.evaluate.prompts).records, next(iter(place.compared.values()))
+        prompts, model = place.evaluation.records, next(iter(place.compared.values()))
         refuse_trained(trained, prompts)
         refuse_long(place.chat(model), model, prompts, recipe.evaluate.max_new_tokens)
 

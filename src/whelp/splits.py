@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from whelp.config import Recipe, SFTConfig
+from whelp.config import Recipe
 from whelp.errors import DataError
-from whelp.text.formats import (
-    Loaded,
-    prompt_hash,
-    read_demonstrations,
-    read_prompts,
-    read_rankings,
-    split_by_hash,
-)
+from whelp.text.formats import Loaded, prompt_hash, read_rankings, split_by_hash
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
 
@@ -28,16 +21,17 @@ class RankingSplit:
     held_out: Sequence[Ranking]
 
 
-def split_demonstrations(config: SFTConfig) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
+def split_demonstrations(
+    loaded: Loaded[Demonstration], test_fraction: float
+) -> tuple[Sequence[Demonstration], Sequence[Demonstration]]:
     """Those that train, and the share held out by what the user says first, whatever system message stands before it.
 
     Raises `DataError` where nothing is left to train on.
     """
-    records = read_demonstrations(config.train_file).records
-    train, held_out = split_by_hash(records, _first_user_turn, 1 - config.test_fraction, "sft")
+    train, held_out = split_by_hash(loaded.records, _first_user_turn, 1 - test_fraction, "sft")
     if not train:
         raise DataError(
-            f"{config.train_file} holds {len(records)} demonstrations, of which sft.test_fraction {config.test_fraction} leaves "
+            f"{loaded.path} holds {len(loaded.records)} demonstrations, of which sft.test_fraction {test_fraction} leaves "
             "none to train on. Give more, or lower sft.test_fraction."
         )
     return train, held_out
@@ -77,16 +71,6 @@ def refuse_overlap(train_file: str, train: Sequence[Ranking], test_file: str, te
             f"{len(shared)} prompts of {test_file} also stand in {train_file} (for example {', '.join(shared[:5])}): a "
             "measurement on them would flatter the model. Take them out of one of the two."
         )
-
-
-def trained_on(recipe: Recipe, rankings: Callable[[], RankingSplit]) -> dict[str, Callable[[], list[str]]]:
-    """By stage: the hashes of every user turn it trains on. Reading a stage's file is left until it is asked for."""
-    return {
-        "sft": lambda: user_turns(d.messages for d in split_demonstrations(recipe.sft)[0]),
-        "reward": lambda: user_turns(r.prompt.messages for r in rankings().train),
-        "judge": lambda: user_turns(r.prompt.messages for r in rankings().held_out),
-        "ppo": lambda: user_turns(p.messages for p in read_prompts(recipe.ppo.train_file).records),
-    }
 
 
 def refuse_trained(trained: set[str], prompts: Sequence[Prompt]) -> None:

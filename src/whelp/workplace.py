@@ -12,15 +12,16 @@ from whelp.config import Recipe
 from whelp.engines.base import ModelSpec
 from whelp.engines.devices import Compute, choose
 from whelp.engines.local import LocalEngine
-from whelp.models.loading import context_of, load_tokenizer
+from whelp.models.loading import context_of, load_tokenizer, refuse_other_vocabulary
 from whelp.models.sources import resolve
 from whelp.progress import Progress
 from whelp.runs.files import read_json, sha256_file, sha256_json
 from whelp.runs.manifest import DONE, Run
-from whelp.splits import RankingSplit, split_rankings, trained_on
+from whelp.splits import RankingSplit, split_demonstrations, split_rankings, user_turns
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
-from whelp.text.formats import Loaded
+from whelp.text.formats import Loaded, read_demonstrations, read_prompts
+from whelp.types import Demonstration, Prompt
 
 
 class Input(NamedTuple):
@@ -41,6 +42,8 @@ class Workplace:
     judge: str | None = None
     """`whelp evaluate` only: the folder of the judge."""
     weight_ids: dict[Path, str] = field(default_factory=dict, init=False)
+    stages: dict[str, Stage] = field(default_factory=dict, init=False)
+    """Those that were begun by this command."""
 
     @cached_property
     def compute(self) -> Compute:
@@ -87,20 +90,53 @@ class Workplace:
             max_length = min(max_length, context_of(model) or max_length)
         return Chat(load_tokenizer(model), self.recipe.system_prompt, max_length)
 
+    def add(self, engine: LocalEngine, name: str, folder: Path, **changes: Any) -> None:
+        """The model of a folder, beside those of the engine. Raises `ModelError` where it has another vocabulary."""
+        refuse_other_vocabulary(engine.chat.tokenizer, folder)
+        engine.add(name, self.spec(folder, **changes))
+
     def spec(self, source: Path | None, **changes: Any) -> ModelSpec:
         return ModelSpec(source=source, trainable_layers=self.recipe.trainable_layers, seed=self.recipe.seed, **changes)
 
     def stage(self, name: str, seed_offset: int = 0) -> Stage:
         save_steps, limit = (self.recipe.ppo.save_steps, self.recipe.ppo.save_total_limit) if name == "ppo" else (50, 1)
-        return Stage(self.run.stage_dir(name), self.progress, self.recipe.seed + seed_offset, save_steps, limit)
+        stage = Stage(self.run.stage_dir(name), self.progress, self.recipe.seed + seed_offset, save_steps, limit)
+        self.stages[name] = stage
+        return stage
 
     def tell(self, loaded: Loaded[Any]) -> None:
         counts = ", ".join(f"{count} {name}" for name, count in loaded.counts.items())
         self.progress.say(f"{loaded.path}: {counts} ({loaded.format})")
 
     @cached_property
+    def demonstrations(self) -> Loaded[Demonstration]:
+        return read_demonstrations(self.recipe.sft.train_file)
+
+    @cached_property
     def rankings(self) -> RankingSplit:
         return split_rankings(self.recipe)
+
+    @cached_property
+    def prompts(self) -> Loaded[Prompt]:
+        return read_prompts(self.recipe.ppo.train_file)
+
+    @cached_property
+    def evaluation(self) -> Loaded[Prompt]:
+        return read_prompts(self.recipe.evaluate.prompts)
+
+    def training_prompts(self, stage: str) -> list[str]:
+        """Hashes of every user turn that a stage trains on: none where it does not train."""
+        match stage:
+            case "sft":
+                train, _ = split_demonstrations(self.demonstrations, self.recipe.sft.test_fraction)
+                return user_turns(d.messages for d in train)
+            case "reward":
+                return user_turns(r.prompt.messages for r in self.rankings.train)
+            case "judge":
+                return user_turns(r.prompt.messages for r in self.rankings.held_out)
+            case "ppo":
+                return user_turns(p.messages for p in self.prompts.records)
+        return []
 
     def model_id(self, folder: Path) -> str:
         """A stage of this run by what it was made from, any other model by its weights."""
@@ -116,6 +152,6 @@ class Workplace:
 
     def record_prompts(self, stage: str, *sources: Path) -> None:
         """Note every prompt that had a part in what the stage makes: its own, and those of other runs that it builds on."""
-        own = trained_on(self.recipe, lambda: self.rankings)[stage]()
         others = {source.resolve().parent for source in sources} - {self.run.path.resolve()}
-        self.run.record_training_prompts(stage, set(own).union(*(Run(path).training_prompts() for path in others)))
+        earlier = (Run(path).training_prompts() for path in others)
+        self.run.record_training_prompts(stage, set(self.training_prompts(stage)).union(*earlier))

@@ -193,10 +193,11 @@ def test_a_long_ranking_prompt_does_not_break_the_scale(recipe: Recipe, data: Pa
 # -- a full disk, a late Ctrl-C ---------------------------------------------------------------------------------------
 
 
-def test_a_disk_that_fills_at_the_export_loses_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
+
+def test_a_disk_that_fills_at_the_export_loses_nothing(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(LocalEngine, "export", full)
         with pytest.raises(RunError, match=r"The disk is full.*--resume"):
@@ -223,9 +224,6 @@ def test_ctrl_c_behind_the_last_step_stops_too(recipe: Recipe, monkeypatch: pyte
 
 
 def test_the_cost_of_earlier_attempts_is_counted(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patched:
         patched.setattr(LocalEngine, "export", full)
         with pytest.raises(RunError):

@@ -150,8 +150,14 @@ KINDS: dict[str, Callable[[Check, str], Marks]] = {
 }
 BRIEF_KINDS = ("answers", "length")
 """An answer of one or two words may be all that was asked for."""
-_STEMS = {"helps": ("any",), "denies": ("accept",), "writes": ("topic",), "explains": ("any",), "length": ("any",)}
-_STEMS["answers"] = ("accept", "reject")
+_STEMS = {
+    "helps": ("any",),
+    "denies": ("accept",),
+    "writes": ("topic",),
+    "explains": ("any",),
+    "answers": ("accept", "reject"),
+    "length": ("any",),
+}
 _OPTIONAL = ("reject",)
 _COUNTS = {"writes": ("min_words",), "explains": ("min_hits",), "length": ("min_words", "max_words")}
 

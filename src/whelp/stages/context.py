@@ -50,7 +50,7 @@ class Stage:
         if checkpoint is not None:
             state = read_json(checkpoint / STATE)
             step = int(state["step"])
-            self.seconds_before = spent(checkpoint)
+            self.seconds_before = float(state.get("seconds", 0.0))
             engine.load_state(checkpoint)
             self.progress.say(f"resuming {self.folder.name} behind step {step}")
         self.log.truncate_after(step)
@@ -109,11 +109,6 @@ class Stage:
                 f"{' ...' if len(rows) > 8 else ''}. {last}. The same settings break at the same step again: a lower learning "
                 "rate or a smaller max_grad_norm usually helps, and starts the stage over."
             ) from error
-
-
-def spent(checkpoint: Path | None) -> float:
-    """Seconds that the work up to a checkpoint took, in all attempts."""
-    return float(read_json(checkpoint / STATE).get("seconds", 0.0)) if checkpoint else 0.0
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:

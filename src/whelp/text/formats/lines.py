@@ -46,8 +46,8 @@ def read_source(path: str | Path) -> Source:
 
 def builtins() -> dict[str, Traversable]:
     """The packaged data files, by the name behind `builtin:`."""
-    packaged = (Path(file.name) for file in files("whelp.data").iterdir())
-    return {file.stem: files("whelp.data") / file.name for file in sorted(packaged) if file.suffix in SUFFIXES}
+    packaged = {Path(file.name): file for file in files("whelp.data").iterdir()}
+    return {path.stem: packaged[path] for path in sorted(packaged) if path.suffix in SUFFIXES}
 
 
 def _file(path: Path) -> tuple[str, bytes]:
@@ -109,13 +109,14 @@ def _list_rows(name: str, text: str) -> Iterator[Row]:
 def _yaml_rows(name: str, text: str) -> Iterator[Row]:
     """A list of records; each with the line that it begins on."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedSeq
     from ruamel.yaml.error import YAMLError
 
     try:
         values = YAML(typ="rt").load(text)
     except YAMLError as error:
         raise DataError(f"{name}: is not valid YAML: {' '.join(str(error).split())[:200]}") from error
-    if not isinstance(values, list):
+    if not isinstance(values, CommentedSeq):
         raise DataError(f"{name}: holds no list of records; expected one, each beginning with a dash")
     for i, value in enumerate(values):
         yield Row(values.lc.item(i)[0] + 1, value)
