@@ -59,6 +59,9 @@ class RewardConfig(Section):
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
     members: PositiveInt = Field(1, description="reward models that share a trunk and are averaged")
+    negatives: Fraction = Field(
+        0.0, description="share of the prompts whose best answer is also set above bad ones made by a program"
+    )
 
 
 class PPOConfig(Section):

@@ -159,7 +159,7 @@ def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple
     """The half that trains and the half that is held out are both scored, the first is also trained on."""
     records = place.rankings.loaded.records
     words = sum(len((r.prompt.text + " " + text).split()) for r in records for text in r.completions)
-    tokens = words * TOKENS_PER_WORD + 10 * len(records)
+    tokens = (1 + recipe.reward.negatives) * (words * TOKENS_PER_WORD + 10 * len(records))
     members, half = recipe.reward.members, 0.5 if has_judge(recipe) else 1.0
     branch = 6 * size.branch * tokens * half * recipe.reward.num_train_epochs * members / speed.train
     return 2 * (size.trunk + size.branch) * tokens / speed.forward + branch, tokens

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from whelp.config import PPOConfig, Recipe, RewardConfig, SFTConfig
-from whelp.engines.base import ModelSpec, OptimizerSpec
+from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import TrainingError
 from whelp.models.export import class_name
@@ -101,6 +101,8 @@ def reward_inputs(place: Workplace) -> dict[str, Input]:
         inputs["test_rankings"] = data_input(split.test)
     if has_judge(place.recipe):
         inputs["split"] = Input(split.loaded.path, "half")
+    if place.policy != place.base:
+        inputs["samples"] = Input("ppo.temperature", str(place.recipe.ppo.temperature))
     return inputs
 
 
@@ -151,7 +153,9 @@ def train_reward_model(
     demonstrations = place.demonstrations.records if has_policy else ()
     if has_policy:
         place.add(engine, "policy", place.policy)
-    gain, shift = reward.scale(engine, engine.chat, train, demonstrations, has_policy=has_policy, seed=seed)
+    ppo = place.recipe.ppo
+    sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
+    gain, shift = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
     export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain)
     if result["n"]:
         place.progress.say(result["verdict"])
