@@ -36,7 +36,9 @@ def main() -> None:
         check = checks[row["id"]]
         assert check is not None and check["kind"] == row["kind"], row["id"]
         rows[row["kind"]].append((passes(check, row["answer"]), row))
-    print("| kind | answers | precision | recall | precision, held-out half | recall, held-out half | passes that are good |")
+    print(
+        "| kind | answers | precision | recall | precision, held-out half | recall, held-out half | passes that are good |"
+    )
     print("|---|---|---|---|---|---|---|")
     for kind in KINDS:
         cells = []

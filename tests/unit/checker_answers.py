@@ -179,6 +179,7 @@ GOOD = {
         "You can't see air, but there is a lot of it above you, and it spreads blue light best.",
     ],
     "answers": [
+        "First think of the map. Sydney is no capital. Nor is Perth. Nor is Hobart. So it is Canberra.",
         "Canberra.",
         "canberra",
         "The capital is Canberra, not Sydney.",
@@ -392,7 +393,7 @@ BAD = {
         "... --- ... light, blue, air; ### +++ !!! ??? ((( ))) [[[ ]]] {{{ }}} <<< >>> %%% $$$ &&& @@@ ^^^",
     ],
     "answers": [
-        "It has a harbour. Ships come every day. The bridge is old. Some people say Canberra is prettier.",
+        "It has a harbour. Ships come every day. The bridge is old. Canberra is prettier. The zoo is open.",
         "",
         "Sydney.",
         "Sydney is the capital of Australia.",

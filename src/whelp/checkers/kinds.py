@@ -112,13 +112,14 @@ def _explains(check: Check, answer: str) -> Marks:
 
 
 def _answers(check: Check, answer: str) -> Marks:
-    """The right fact comes in the first sentences: further down it is a chance hit. A wrong one counts where a sentence before
-    it states it, asks nothing and denies nothing."""
+    """The right fact comes in the first sentences, or in the last one behind some working: elsewhere it is a chance hit. A wrong
+    one counts where a sentence before it states it, asks nothing and denies nothing."""
 
     def names(facts: Sequence[str], sentence: str) -> bool:
         return any(states(fact, sentence) for fact in facts)
 
-    said = sentences(plain(answer))[:ANSWERS_WITHIN]
+    said = sentences(plain(answer))
+    said = said[:ANSWERS_WITHIN] + said[ANSWERS_WITHIN:][-1:]
     before = list(takewhile(lambda sentence: not names(check["accept"], sentence), said))
     flat = (sentence for sentence in before if not sentence.endswith("?") and not disagrees(sentence))
     wrong = [sentence for sentence in flat if names(check.get("reject", ()), sentence)]
