@@ -59,10 +59,10 @@ def abstains(text: str) -> bool:
 def states(fact: str, text: str) -> bool:
     """Whether `text` names `fact` as whole words, and not only to deny it ("it is 5, not 4").
 
-    A star at the end stands for any ending: "float*" is in "it floats". A number may have its unit close behind it: "240km".
+    A star at the end stands for any ending ("float*" is in "it floats"); a number may have its unit close behind it ("240km").
     """
     said, word = plain(text), plain(fact.removesuffix("*"))
-    ending = r"\w*" if fact.endswith("*") else r"(?:[^\W\d_]{1,3}[²³]?)?" if word[-1].isdigit() else ""
+    ending = r"\w*" if fact.endswith("*") else r"(?:[^\W\d_]{1,3}[23]?)?" if word[-1].isdigit() else ""
     # 6 is not stated by 6.5 nor by 1,600; but "6." ends a sentence
     named = rf"(?<!\w){re.escape(word)}{ending}(?!\w)(?![.,]\d)"
     return any(
