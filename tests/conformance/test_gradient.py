@@ -1,4 +1,4 @@
-"""The first gradient of PPO is that of the leashed objective, and ten well-known mistakes make it another one.
+"""The first gradient of PPO is that of the leashed objective, and eight well-known mistakes make it another one.
 
 The policy is a table of logits, all zero at first, so that a batch can hold every answer exactly as often as the policy gives it:
 means over the batch are expectations. `stages/ppo.py: learn` runs on it as it is; an engine that only differentiates stands
@@ -7,12 +7,12 @@ behind. The oracle is E[r] - kl_coef * KL(pi || pi_ref) by enumeration, differen
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
+from table_policy import ANSWERS, END, LONGEST, PREFIXES, VOCABULARY, Answer, differences, is_response, token_logprobs
 from torch import Tensor
 
 from whelp.config import PPOConfig
@@ -22,50 +22,17 @@ from whelp.maths.policy import PPOLoss
 from whelp.stages import ppo
 from whelp.types import Completion, Message, Prompt, Sequences
 
-VOCABULARY, LONGEST, END = 4, 3, 0
 KL_COEF = 0.5
 PROMPT = Prompt("p", (Message("user", "go"),))
-
-
-def answers(prefix: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
-    """Every answer: it ends with END or at three tokens."""
-    if len(prefix) == LONGEST or (prefix and prefix[-1] == END):
-        return [prefix]
-    return [answer for token in range(VOCABULARY) for answer in answers((*prefix, token))]
-
-
-ANSWERS = answers()
-PREFIXES = sorted({answer[:t] for answer in ANSWERS for t in range(len(answer))})
 BATCH = [answer for answer in ANSWERS for _ in range(VOCABULARY ** (LONGEST - len(answer)))]
 """Every answer as often as the uniform policy gives it in 64 draws."""
-
-
-def token_logprobs(logits: Tensor, rows: Sequence[tuple[int, ...]], behind_the_end: float = 0.0) -> Tensor:
-    """log pi(y_t | y_<t) [B R]. `behind_the_end` weighs what an engine without a mask would read there: the first token again."""
-    table = torch.log_softmax(logits, dim=1)
-    first = table[PREFIXES.index(())]
-    return torch.stack(
-        [
-            torch.stack(
-                [
-                    table[PREFIXES.index(row[:t]), row[t]] if t < len(row) else behind_the_end * first[1]
-                    for t in range(LONGEST)
-                ]
-            )
-            for row in rows
-        ]
-    )
-
-
-def mask(rows: Sequence[tuple[int, ...]]) -> Tensor:
-    return torch.tensor([[t < len(row) for t in range(LONGEST)] for row in rows])
 
 
 @dataclass(frozen=True)
 class Held:
     """What `learn` cuts into minibatches: answers instead of activations."""
 
-    rows: Sequence[tuple[int, ...]]
+    rows: Sequence[Answer]
 
     @property
     def sequences(self) -> Sequences:
@@ -86,11 +53,11 @@ class Differentiator:
         for term in terms:
             if term.model == "policy":
                 logprobs = token_logprobs(self.logits, term.held.rows, behind_the_end=1.0)
-                outputs = TokenScores(logprobs, mask(term.held.rows))
+                outputs = TokenScores(logprobs, is_response(term.held.rows))
                 loss = term.loss(outputs, term.targets).loss / term.loss.count(term.targets)
                 (self.gradient,) = torch.autograd.grad(loss, self.logits)
             else:
-                term.loss(Values(torch.zeros(len(term.held.rows), LONGEST), mask(term.held.rows)), term.targets)
+                term.loss(Values(torch.zeros(len(term.held.rows), LONGEST), is_response(term.held.rows)), term.targets)
         return {"policy/loss": 0.0, "value/loss": 0.0}
 
 
@@ -100,7 +67,7 @@ class World:
 
     logits: Tensor
     reference: Tensor
-    rewards: dict[tuple[int, ...], float]
+    rewards: dict[Answer, float]
     values: Tensor
 
 
@@ -121,7 +88,7 @@ def gradient(world: World) -> Tensor:
     critic = [[world.values[PREFIXES.index(row[:t])] if t < len(row) else 0.3 for t in range(LONGEST)] for row in BATCH]
     completions = [Completion(PROMPT, "", row, (0.0,) * len(row), row[-1] == END) for row in BATCH]
     rollout = ppo.Rollout(
-        completions, Held(BATCH), mask(BATCH), old, ref, torch.zeros_like(old), torch.tensor(critic, dtype=old.dtype),
+        completions, Held(BATCH), is_response(BATCH), old, ref, torch.zeros_like(old), torch.tensor(critic, dtype=old.dtype),
         torch.tensor([world.rewards[row] for row in BATCH], dtype=old.dtype),
     )  # fmt: skip
     config = PPOConfig(
@@ -129,23 +96,13 @@ def gradient(world: World) -> Tensor:
         lam=1.0, whiten_advantages=False,
     )  # fmt: skip
     ppo.learn(engine, rollout, KL_COEF, config, step=1, iterations=2, seed=0)
-    return -engine.gradient * float(mask(BATCH).sum()) / len(BATCH)
+    return -engine.gradient * float(is_response(BATCH).sum()) / len(BATCH)
 
 
 def objective(logits: Tensor, world: World) -> Tensor:
     log_pi, log_ref = (token_logprobs(table, ANSWERS).sum(1) for table in (logits, world.reference))
     rewards = torch.tensor([world.rewards[answer] for answer in ANSWERS], dtype=log_pi.dtype)
     return (log_pi.exp() * (rewards - KL_COEF * (log_pi - log_ref))).sum()
-
-
-def differences(function: Callable[[Tensor], Tensor], at: Tensor, step: float = 1e-5) -> Tensor:
-    """The gradient by central differences."""
-    found = torch.zeros_like(at)
-    for index in itertools.product(*map(range, at.shape)):
-        shift = torch.zeros_like(at)
-        shift[index] = step
-        found[index] = (function(at + shift) - function(at - shift)) / (2 * step)
-    return found
 
 
 def check(world: World) -> None:
@@ -198,12 +155,12 @@ class SequenceMean(PPOLoss):
     """A mean over each answer's tokens, then over answers: short answers weigh more."""
 
     def count(self, targets):
-        return float(targets.is_response.any(1).sum()) * float(mask(BATCH).sum()) / len(BATCH)
+        return float(targets.is_response.any(1).sum()) * float(is_response(BATCH).sum()) / len(BATCH)
 
     def __call__(self, outputs, targets):
         ratio = (outputs.logprobs - targets.old_logprobs).exp()
         terms = torch.where(targets.is_response, -ratio * targets.advantages, 0.0)
-        return LossSum((terms.sum(1) / targets.is_response.sum(1)).sum() * float(mask(BATCH).sum()) / len(BATCH))
+        return LossSum((terms.sum(1) / targets.is_response.sum(1)).sum() * float(is_response(BATCH).sum()) / len(BATCH))
 
 
 REWARD_MISTAKES = {

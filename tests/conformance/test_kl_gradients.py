@@ -1,8 +1,7 @@
 """Where the leash's gradient is right: KL estimators in the reward and in the loss, against the KL itself.
 
-A table of logits for every prefix is the policy; its answers (up to three tokens of a vocabulary of four, one of which ends
-the answer) are enumerated, so that expectations are sums. The oracle is the KL by its definition, differentiated by central
-differences in float64. See Tang and Munos 2025 and Liu et al. 2025 on k1, k2 and k3 (Schulman 2020) as rewards and losses.
+The policy is a table (see `table_policy`) whose answers are enumerated, so that expectations are sums. The oracle is the KL by
+its definition, differentiated by central differences in float64. See Tang and Munos 2025 and Liu et al. 2025 on k1, k2 and k3 (Schulman 2020) as rewards and losses.
 """
 
 from __future__ import annotations
@@ -11,56 +10,21 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from table_policy import ANSWERS, PREFIXES, VOCABULARY, differences, is_response, token_logprobs
 from torch import Tensor
 
 from whelp.maths.advantage import gae
 from whelp.maths.outputs import TokenScores
 from whelp.maths.policy import PPOLoss, PPOTargets, shaped_rewards
 
-VOCABULARY, LONGEST, END = 4, 3, 0
 KL_COEF = 0.7
-
-
-def answers(prefix: tuple[int, ...] = ()) -> list[tuple[int, ...]]:
-    """Every answer: it ends with END or at three tokens."""
-    if len(prefix) == LONGEST or (prefix and prefix[-1] == END):
-        return [prefix]
-    return [answer for token in range(VOCABULARY) for answer in answers((*prefix, token))]
-
-
-ANSWERS = answers()
-PREFIXES = sorted({answer[:t] for answer in ANSWERS for t in range(len(answer))})
-IS_RESPONSE = torch.tensor([[t < len(answer) for t in range(LONGEST)] for answer in ANSWERS])
-
-
-def token_logprobs(logits: Tensor) -> Tensor:
-    """log pi(y_t | y_<t) of every answer [B R], 0 behind its end; `logits` has a row for each prefix."""
-    table = torch.log_softmax(logits, dim=1)
-    rows = [
-        [
-            table[PREFIXES.index(answer[:t]), answer[t]] if t < len(answer) else table.new_zeros(())
-            for t in range(LONGEST)
-        ]
-        for answer in ANSWERS
-    ]
-    return torch.stack([torch.stack(row) for row in rows])
+IS_RESPONSE = is_response(ANSWERS)
 
 
 def kl(logits: Tensor, reference: Tensor) -> Tensor:
     """KL(pi || pi_ref) over whole answers, by its definition."""
     log_pi, log_ref = token_logprobs(logits).sum(1), token_logprobs(reference).sum(1)
     return (log_pi.exp() * (log_pi - log_ref)).sum()
-
-
-def differences(function: Callable[[Tensor], Tensor], at: Tensor, step: float = 1e-5) -> Tensor:
-    """The gradient by central differences."""
-    gradient = torch.zeros_like(at)
-    for index in range(at.numel()):
-        shift = torch.zeros_like(at).view(-1)
-        shift[index] = step
-        shift = shift.view_as(at)
-        gradient.view(-1)[index] = (function(at + shift) - function(at - shift)) / (2 * step)
-    return gradient
 
 
 def on_policy(loss_of_answers: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
