@@ -1,7 +1,8 @@
 """Where the leash's gradient is right: KL estimators in the reward and in the loss, against the KL itself.
 
 The policy is a table (see `table_policy`) whose answers are enumerated, so that expectations are sums. The oracle is the KL by
-its definition, differentiated by central differences in float64. See Tang and Munos 2025 and Liu et al. 2025 on k1, k2 and k3 (Schulman 2020) as rewards and losses.
+its definition, differentiated by central differences in float64. See Tang and Munos 2025 and Liu et al. 2025 on k1, k2 and k3
+(Schulman 2020) as rewards and losses.
 """
 
 from __future__ import annotations
