@@ -75,6 +75,10 @@ class PPOConfig(Section):
     only_where_trusted: bool = Field(
         True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
     )
+    advantage: Literal["gae", "rloo", "grpo"] = Field(
+        "gae", description="gae learns a critic; rloo and grpo compare the answers to one prompt and need none"
+    )
+    num_generations: PositiveInt = Field(1, description="answers to each prompt in a batch; rloo and grpo need two")
     total_episodes: PositiveInt = Field(1280, description="completions sampled in all")
     batch_size: PositiveInt = Field(128, description="completions in one iteration")
     num_ppo_epochs: PositiveInt = Field(1, description="passes over each batch; fresh answers usually say more")

@@ -171,7 +171,7 @@ def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     tokens = response + config.total_episodes * PROMPT_TOKENS
     decode = 2 * size.total * response / speed.decode + 2 * size.total * (tokens - response) / speed.forward
     scoring = (2 * size.trunk + 4 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
-    value = 6 * size.branch * tokens * config.num_ppo_epochs / speed.train
+    value = 6 * size.branch * tokens * config.num_ppo_epochs / speed.train if config.advantage == "gae" else 0.0
     policy = _train(size, speed, tokens, response, config.num_ppo_epochs)
     return decode + scoring / speed.forward + value + policy, config.batch_size * (
         config.response_length + PROMPT_TOKENS

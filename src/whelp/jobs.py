@@ -185,7 +185,8 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
     engine.add("reference", place.spec(None, copy_of="policy"))
     say_notes(place, engine, "policy")
     scorer = ppo_reward(place, engine)
-    engine.add("value", critic(place.recipe))
+    if config.advantage == "gae":
+        engine.add("value", critic(place.recipe))
     demonstrations = place.demonstrations.records if config.ptx_coef else ()
     prompts = place.prompts.records
     if config.reward == "model":

@@ -53,6 +53,21 @@ def batches(recipe: Recipe) -> Iterator[Mistake]:
         )
 
 
+def generations(recipe: Recipe) -> Iterator[Mistake]:
+    """Answers to one prompt are compared with each other, in one batch."""
+    batch, answers, advantage = recipe.ppo.batch_size, recipe.ppo.num_generations, recipe.ppo.advantage
+    if advantage != "gae" and answers < 2:
+        yield Mistake(
+            ("ppo.num_generations", "ppo.advantage"),
+            f"given {answers}; expected at least 2, for {advantage} compares the answers to one prompt, for example 4",
+        )
+    if batch % answers:
+        yield Mistake(
+            ("ppo.batch_size", "ppo.num_generations"),
+            f"given {batch}, which num_generations {answers} does not divide; expected a multiple of {answers}",
+        )
+
+
 def episodes(recipe: Recipe) -> Iterator[Mistake]:
     """One iteration is the least that can be run."""
     if recipe.ppo.total_episodes < recipe.ppo.batch_size:
@@ -114,7 +129,7 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    device, stage_order, reward_model, report_input, data_files, kl_estimator, batches, episodes
+    device, stage_order, reward_model, report_input, data_files, kl_estimator, batches, generations, episodes
 )  # fmt: skip
 
 

@@ -121,6 +121,23 @@ def test_a_constant_added_to_every_reward_changes_nothing(world: World) -> None:
     torch.testing.assert_close(gradient(world), gradient(higher), atol=1e-12, rtol=0)
 
 
+def test_leave_one_out_has_the_gradient_of_the_objective(world: World) -> None:
+    """Over all pairs of answers to one prompt, each weighed by how likely the policy gives it, at any policy."""
+    logits = torch.randn(world.logits.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    logprobs, ref = token_logprobs(logits.requires_grad_()), token_logprobs(world.reference)
+    response, count = is_response(ANSWERS), len(ANSWERS)
+    scores = torch.tensor([world.rewards[answer] for answer in ANSWERS], dtype=torch.float64)
+    rewards = ppo.shaped_rewards(scores, logprobs.detach(), ref, response, KL_COEF)
+    pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count)).reshape(-1)
+    group = torch.arange(count * count).repeat_interleave(2)
+    advantages = ppo.rloo(rewards[pairs], response[pairs], group)
+    likely = logprobs.detach().sum(1).exp()
+    weights = (likely[:, None] * likely[None]).reshape(-1).repeat_interleave(2) / 2
+    (found,) = torch.autograd.grad((weights[:, None] * advantages * logprobs[pairs]).sum(), logits)
+    expected = differences(lambda at: objective(at, world), logits.detach())
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 # -- mistakes ---------------------------------------------------------------------------------------------------------
 
 shaped, gae, rollout_of = ppo.shaped_rewards, ppo.gae, ppo.Rollout
