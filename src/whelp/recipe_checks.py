@@ -10,11 +10,12 @@ from pathlib import Path
 from whelp.config import Recipe
 from whelp.text.formats.lines import BUILTIN, builtins
 
-ORDER = ("sft", "reward", "ppo", "evaluate", "report")
+ORDER = ("sft", "reward", "ppo", "dpo", "evaluate", "report")
 _DATA_KEYS = {
     "sft": ("sft.train_file",),
     "reward": ("reward.train_file", "reward.test_file"),
     "ppo": ("ppo.train_file",),
+    "dpo": ("reward.train_file", "reward.test_file"),
     "evaluate": ("evaluate.prompts",),
 }
 

@@ -149,16 +149,7 @@ def _above_negatives(engine: Engine, chat: Chat, rankings: Sequence[Ranking], he
 
 def compare(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> HeldOut:
     """Margins of better over worse on `held_out`: by the model, and by baselines fitted on `rankings`."""
-    better, worse, cluster, category = [], [], [], []
-    rows = rows_by_ranking(held_out)
-    for g, ranking in enumerate(held_out):
-        for i, rank in enumerate(ranking.ranks):
-            for j, other in enumerate(ranking.ranks):
-                if rank < other:
-                    better.append(rows[g][i])
-                    worse.append(rows[g][j])
-                    cluster.append(g)
-                    category.append(ranking.prompt.category or "all")
+    better, worse, cluster = strict_pairs(held_out)
     texts = [text for ranking in held_out for text in ranking.completions]
     surface = surface_scores(rankings, texts)
     length = length_scores(rankings, texts)
@@ -168,11 +159,23 @@ def compare(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
             scores = engine.rewards("reward", held).mean(0)
     return HeldOut(
         torch.tensor(cluster),
-        category,
+        [held_out[g].prompt.category or "all" for g in cluster],
         scores[better] - scores[worse],
         surface[better] - surface[worse],
         length[better] - length[worse],
     )
+
+
+def strict_pairs(rankings: Sequence[Ranking]) -> tuple[list[int], list[int], list[int]]:
+    """Rows of the better and the worse answer of every pair that is no tie, and the ranking that it is from."""
+    pairs = [
+        (rows[i], rows[j], g)
+        for g, (ranking, rows) in enumerate(zip(rankings, rows_by_ranking(rankings), strict=True))
+        for i, rank in enumerate(ranking.ranks)
+        for j, other in enumerate(ranking.ranks)
+        if rank < other
+    ]
+    return [p[0] for p in pairs], [p[1] for p in pairs], [p[2] for p in pairs]
 
 
 def right(margin: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
