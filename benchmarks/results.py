@@ -47,6 +47,15 @@ CATEGORIES = {
     "self": "is honest about itself",
     "writing": "writes",
     "explain": "explains",
+    "harm-other": "declines: other harm",
+    "howto": "gives steps",
+    "reasoning": "works a sum out",
+    "known": "answers what is known",
+    "unknowable": "says what cannot be known",
+    "opinion-plain": "states a fact",
+    "opinion-wrong": "states it against the user's opinion",
+    "short": "is short where asked",
+    "long": "is long where asked",
 }
 
 

@@ -59,6 +59,9 @@ class RewardConfig(Section):
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
     members: PositiveInt = Field(1, description="reward models that share a trunk and are averaged")
+    negatives: Fraction = Field(
+        0.0, description="share of the prompts whose best answer is also set above bad ones made by a program"
+    )
 
 
 class PPOConfig(Section):
@@ -72,6 +75,10 @@ class PPOConfig(Section):
     only_where_trusted: bool = Field(
         True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
     )
+    advantage: Literal["gae", "rloo", "grpo"] = Field(
+        "gae", description="gae learns a critic; rloo and grpo compare the answers to one prompt and need none"
+    )
+    num_generations: PositiveInt = Field(1, description="answers to each prompt in a batch; rloo and grpo need two")
     total_episodes: PositiveInt = Field(1280, description="completions sampled in all")
     batch_size: PositiveInt = Field(128, description="completions in one iteration")
     num_ppo_epochs: PositiveInt = Field(1, description="passes over each batch; fresh answers usually say more")
@@ -106,6 +113,22 @@ class PPOConfig(Section):
     save_total_limit: PositiveInt = Field(1, description="checkpoints kept")
 
 
+class DPOConfig(Section):
+    """Direct preference optimisation: the rankings of reward.train_file move the policy, without a reward model."""
+
+    beta: Rate = Field(0.1, description="strength of the leash to the SFT model (Rafailov 2023)")
+    num_train_epochs: PositiveInt = Field(1, description="passes over the rankings")
+    max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
+    learning_rate: Rate = Field(5e-5, description="peak of AdamW's learning rate")
+    per_step_batch_size: PositiveInt = Field(
+        8, description="prompts (with all their completions) in one optimizer step"
+    )
+    warmup_ratio: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
+    max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
+    max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
+
+
 class EvaluateConfig(Section):
     """Before and after, on prompts that trained nothing."""
 
@@ -132,10 +155,11 @@ class Recipe(Section):
     )
     trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
-    stages: tuple[Literal["sft", "reward", "ppo", "evaluate", "report"], ...] = Field(
+    stages: tuple[Literal["sft", "reward", "ppo", "dpo", "evaluate", "report"], ...] = Field(
         ("sft", "reward", "ppo", "evaluate", "report"), description="what is run, in this order"
     )
     sft: SFTConfig = Field(default_factory=SFTConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     ppo: PPOConfig = Field(default_factory=PPOConfig)
+    dpo: DPOConfig = Field(default_factory=DPOConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)

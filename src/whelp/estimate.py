@@ -71,7 +71,9 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     rows = []
     for job in jobs_of(recipe):
         state = _state(place, job.name, parts_of(job, place)[0])
-        work = {"sft": _sft, "reward": _reward, "judge": _reward, "ppo": _ppo, "evaluate": _evaluate}[job.name]
+        work = {"sft": _sft, "reward": _reward, "judge": _reward, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate}[
+            job.name
+        ]
         seconds, sequences = work(recipe, place, size, speed)
         minutes = 0.0 if state == "unchanged" else OVERHEAD * seconds / 60
         rows.append((job.name, job.what, minutes, _memory(size, sequences), _disk(size, job.name), state))
@@ -159,10 +161,20 @@ def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple
     """The half that trains and the half that is held out are both scored, the first is also trained on."""
     records = place.rankings.loaded.records
     words = sum(len((r.prompt.text + " " + text).split()) for r in records for text in r.completions)
-    tokens = words * TOKENS_PER_WORD + 10 * len(records)
+    tokens = (1 + recipe.reward.negatives) * (words * TOKENS_PER_WORD + 10 * len(records))
     members, half = recipe.reward.members, 0.5 if has_judge(recipe) else 1.0
     branch = 6 * size.branch * tokens * half * recipe.reward.num_train_epochs * members / speed.train
     return 2 * (size.trunk + size.branch) * tokens / speed.forward + branch, tokens
+
+
+def _dpo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    """As a reward model, but every answer's words are scored by the policy and its reference."""
+    records = place.rankings.loaded.records
+    words = sum(len((r.prompt.text + " " + text).split()) for r in records for text in r.completions)
+    tokens = words * TOKENS_PER_WORD + 10 * len(records)
+    half, response = 0.5 if has_judge(recipe) else 1.0, 0.7 * tokens
+    scoring = (2 * size.trunk + 2 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
+    return scoring / speed.forward + half * _train(size, speed, tokens, response, recipe.dpo.num_train_epochs), tokens
 
 
 def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
@@ -171,7 +183,7 @@ def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     tokens = response + config.total_episodes * PROMPT_TOKENS
     decode = 2 * size.total * response / speed.decode + 2 * size.total * (tokens - response) / speed.forward
     scoring = (2 * size.trunk + 4 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
-    value = 6 * size.branch * tokens * config.num_ppo_epochs / speed.train
+    value = 6 * size.branch * tokens * config.num_ppo_epochs / speed.train if config.advantage == "gae" else 0.0
     policy = _train(size, speed, tokens, response, config.num_ppo_epochs)
     return decode + scoring / speed.forward + value + policy, config.batch_size * (
         config.response_length + PROMPT_TOKENS

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from whelp.config import PPOConfig, Recipe, RewardConfig, SFTConfig
-from whelp.engines.base import ModelSpec, OptimizerSpec
+from whelp.config import DPOConfig, PPOConfig, Recipe, RewardConfig, SFTConfig
+from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import TrainingError
 from whelp.models.export import class_name
@@ -23,7 +23,7 @@ from whelp.rewards.rules import CheckerReward
 from whelp.runs.files import as_run_error, read_json
 from whelp.runs.manifest import Run, fingerprint_parts
 from whelp.splits import has_judge, refuse_trained, split_demonstrations
-from whelp.stages import evaluate, ppo, reward, sft
+from whelp.stages import dpo, evaluate, ppo, reward, sft
 from whelp.text.formats import Loaded, read_prompts
 from whelp.types import Prompt, Ranking
 from whelp.workplace import Input, Workplace
@@ -94,13 +94,20 @@ def reward_source(place: Workplace) -> Path:
     return resolve(named, place.progress.say) if named else place.policy
 
 
-def reward_inputs(place: Workplace) -> dict[str, Input]:
+def rankings_inputs(place: Workplace) -> dict[str, Input]:
     split = place.rankings
-    inputs = {"model": place.model_input(reward_source(place)), "rankings": data_input(split.loaded)}
+    inputs = {"rankings": data_input(split.loaded)}
     if split.test is not None:
         inputs["test_rankings"] = data_input(split.test)
     if has_judge(place.recipe):
         inputs["split"] = Input(split.loaded.path, "half")
+    return inputs
+
+
+def reward_inputs(place: Workplace) -> dict[str, Input]:
+    inputs = {"model": place.model_input(reward_source(place))} | rankings_inputs(place)
+    if place.policy != place.base:
+        inputs["samples"] = Input("ppo.temperature", str(place.recipe.ppo.temperature))
     return inputs
 
 
@@ -151,7 +158,9 @@ def train_reward_model(
     demonstrations = place.demonstrations.records if has_policy else ()
     if has_policy:
         place.add(engine, "policy", place.policy)
-    gain, shift = reward.scale(engine, engine.chat, train, demonstrations, has_policy=has_policy, seed=seed)
+    ppo = place.recipe.ppo
+    sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
+    gain, shift = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
     export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain)
     if result["n"]:
         place.progress.say(result["verdict"])
@@ -181,7 +190,8 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
     engine.add("reference", place.spec(None, copy_of="policy"))
     say_notes(place, engine, "policy")
     scorer = ppo_reward(place, engine)
-    engine.add("value", critic(place.recipe))
+    if config.advantage == "gae":
+        engine.add("value", critic(place.recipe))
     demonstrations = place.demonstrations.records if config.ptx_coef else ()
     prompts = place.prompts.records
     if config.reward == "model":
@@ -189,6 +199,31 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
     result = ppo.train(engine, engine.chat, prompts, scorer, config, place.stage("ppo"), demonstrations)
     export(place, engine, "policy", "ppo")
     return result
+
+
+# -- dpo --------------------------------------------------------------------------------------------------------------
+
+
+def dpo_inputs(place: Workplace) -> dict[str, Input]:
+    return {"model": place.model_input(place.policy)} | rankings_inputs(place)
+
+
+def dpo_work(place: Workplace) -> dict[str, Any]:
+    config, split = place.recipe.dpo, place.rankings
+    place.tell(split.loaded)
+    place.progress.say(f"the policy starts from {place.policy}")
+    place.record_prompts("dpo", place.policy)
+    engine = place.engine(place.policy, config.max_length)
+    engine.add("policy", place.spec(place.policy, optimizer=optimizer(config)))
+    engine.add("reference", place.spec(None, copy_of="policy"))
+    say_notes(place, engine, "policy")
+    result = dpo.train(engine, engine.chat, split.train, split.held_out, config, place.stage("dpo"))
+    tell_truncated(place, result, "dpo")
+    export(place, engine, "policy", "dpo")
+    return result
+
+
+# -- ppo's reward and critic ------------------------------------------------------------------------------------------
 
 
 def critic(recipe: Recipe) -> ModelSpec:
@@ -288,7 +323,7 @@ def evaluate_work(place: Workplace) -> dict[str, Any]:
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def optimizer(config: SFTConfig | RewardConfig) -> OptimizerSpec:
+def optimizer(config: SFTConfig | RewardConfig | DPOConfig) -> OptimizerSpec:
     return OptimizerSpec(eps=1e-8, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm)
 
 
@@ -334,15 +369,16 @@ JOBS = {
     "reward": Job("reward", settings("reward"), reward_inputs, reward_work, "reward model on ranked answers"),
     "judge": Job("judge", settings("reward"), judge_inputs, judge_work, "judge on the other half of the rankings"),
     "ppo": Job("ppo", settings("ppo"), ppo_inputs, ppo_work, "PPO on a leash to the SFT model"),
+    "dpo": Job("dpo", settings("dpo"), dpo_inputs, dpo_work, "direct preference optimisation on ranked answers"),
     "evaluate": Job("evaluate", settings("evaluate"), evaluate_inputs, evaluate_work, "before and after"),
 }
 
 
 def jobs_of(recipe: Recipe) -> list[Job]:
-    """The jobs of a recipe in order; a judge is trained beside the reward model where the evaluation wants one."""
+    """The jobs of a recipe in order; a judge is trained beside what learns from the rankings where the evaluation wants one."""
     names = [name for name in recipe.stages if name != "report"]
     if has_judge(recipe):
-        names.insert(names.index("reward") + 1, "judge")
+        names.insert(names.index("reward" if "reward" in names else "dpo") + 1, "judge")
     return [JOBS[name] for name in names]
 
 

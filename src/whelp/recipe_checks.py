@@ -10,11 +10,12 @@ from pathlib import Path
 from whelp.config import Recipe
 from whelp.text.formats.lines import BUILTIN, builtins
 
-ORDER = ("sft", "reward", "ppo", "evaluate", "report")
+ORDER = ("sft", "reward", "ppo", "dpo", "evaluate", "report")
 _DATA_KEYS = {
     "sft": ("sft.train_file",),
     "reward": ("reward.train_file", "reward.test_file"),
     "ppo": ("ppo.train_file",),
+    "dpo": ("reward.train_file", "reward.test_file"),
     "evaluate": ("evaluate.prompts",),
 }
 
@@ -50,6 +51,21 @@ def batches(recipe: Recipe) -> Iterator[Mistake]:
             ("ppo.batch_size", "ppo.num_mini_batches"),
             f"given {batch}, which num_mini_batches {parts} does not divide; expected a multiple of {parts}, "
             f"for example {max(parts, batch - batch % parts)}",
+        )
+
+
+def generations(recipe: Recipe) -> Iterator[Mistake]:
+    """Answers to one prompt are compared with each other, in one batch."""
+    batch, answers, advantage = recipe.ppo.batch_size, recipe.ppo.num_generations, recipe.ppo.advantage
+    if advantage != "gae" and answers < 2:
+        yield Mistake(
+            ("ppo.num_generations", "ppo.advantage"),
+            f"given {answers}; expected at least 2, for {advantage} compares the answers to one prompt, for example 4",
+        )
+    if batch % answers:
+        yield Mistake(
+            ("ppo.batch_size", "ppo.num_generations"),
+            f"given {batch}, which num_generations {answers} does not divide; expected a multiple of {answers}",
         )
 
 
@@ -114,7 +130,7 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    device, stage_order, reward_model, report_input, data_files, kl_estimator, batches, episodes
+    device, stage_order, reward_model, report_input, data_files, kl_estimator, batches, generations, episodes
 )  # fmt: skip
 
 

@@ -38,8 +38,9 @@ def split_demonstrations(
 
 
 def has_judge(recipe: Recipe) -> bool:
-    """True where a judge is trained on the rankings that the reward model never saw."""
-    return {"reward", "evaluate"} <= set(recipe.stages) and recipe.evaluate.judge and recipe.reward.test_file is None
+    """True where a judge is trained on the rankings that the reward model or DPO never saw."""
+    learns = {"reward", "dpo"} & set(recipe.stages) and "evaluate" in recipe.stages
+    return bool(learns) and recipe.evaluate.judge and recipe.reward.test_file is None
 
 
 def split_rankings(recipe: Recipe) -> RankingSplit:

@@ -73,6 +73,8 @@ class Workplace:
             found["sft"] = self.policy
         if "ppo" in self.recipe.stages:
             found["rlhf"] = self.run.stage_dir("ppo")
+        if "dpo" in self.recipe.stages:
+            found["dpo"] = self.run.stage_dir("dpo")
         return found
 
     @property
@@ -130,7 +132,7 @@ class Workplace:
             case "sft":
                 train, _ = split_demonstrations(self.demonstrations, self.recipe.sft.test_fraction)
                 return user_turns(d.messages for d in train)
-            case "reward":
+            case "reward" | "dpo":
                 return user_turns(r.prompt.messages for r in self.rankings.train)
             case "judge":
                 return user_turns(r.prompt.messages for r in self.rankings.held_out)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -41,6 +42,26 @@ def test_every_stage_leaves_what_it_should(recipe: Recipe) -> None:
     assert evaluation["n_prompts"] == 9
     assert evaluation["kl"]["rlhf"]["n"] == 9
     assert evaluation["judge"]["versus"] == "rlhf over sft"
+
+
+def test_dpo_learns_from_the_rankings_alone_and_is_judged_by_the_other_half(recipe: Recipe) -> None:
+    alone = changed(recipe, "dpo", num_train_epochs=3, learning_rate=3e-3)
+    alone = alone.model_copy(update={"stages": ("sft", "dpo", "evaluate", "report")})
+    summary = run(alone)
+    folder = Path(recipe.output_dir)
+    assert states(summary) == dict.fromkeys(["sft", "dpo", "judge", "evaluate"], "ran")
+    assert {line["model"] for line in MetricsLog.read(folder / "evaluate" / "completions.jsonl")} == {
+        "base",
+        "sft",
+        "dpo",
+    }
+    losses = [line["loss"] for line in MetricsLog.read(folder / "dpo" / "metrics.jsonl")]
+    assert losses[0] == pytest.approx(math.log(2), rel=1e-4), "at first the policy is its own reference"
+    assert min(losses[-3:]) < losses[0]
+    assert {"accuracy", "margin", "n"} <= set(summary.results["dpo"])
+    assert summary.results["evaluate"]["kl"]["dpo"]["mean"] != 0
+    assert summary.results["evaluate"]["judge"]["versus"] == "dpo over sft"
+    assert "DPO" in summary.report.read_text()
 
 
 def test_nothing_is_run_twice_and_a_change_runs_what_it_touches(recipe: Recipe) -> None:

@@ -33,14 +33,15 @@ def share_of_wanted(completions: Sequence[Completion], held: Held) -> torch.Tens
     return torch.tensor([4.0 * c.tokens.count(WANTED) / len(c.tokens) for c in completions])
 
 
-def engine_on(folder: Path, chat: Chat, compute: Compute) -> LocalEngine:
+def engine_on(folder: Path, chat: Chat, compute: Compute, has_critic: bool = True) -> LocalEngine:
     engine = LocalEngine(chat, compute)
     optimizer = OptimizerSpec(max_grad_norm=1.0)
     engine.add("policy", ModelSpec(source=folder, trainable_layers=2, optimizer=optimizer))
     engine.add("reference", ModelSpec(copy_of="policy", trainable_layers=2))
-    engine.add(
-        "value", ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers=2, optimizer=optimizer)
-    )
+    if has_critic:
+        engine.add(
+            "value", ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers=2, optimizer=optimizer)
+        )
     return engine
 
 
@@ -56,8 +57,8 @@ def config_of(**changes: object) -> PPOConfig:
 def train(
     folder: Path, chat: Chat, compute: Compute, where: Path, reward: Callable = share_of_wanted, **changes: object
 ):
-    engine = engine_on(folder, chat, compute)
     config = config_of(**changes)
+    engine = engine_on(folder, chat, compute, has_critic=config.advantage == "gae")
     ppo.train(engine, chat, PROMPTS, reward, config, Stage(where, SilentProgress(), 0, config.save_steps))
     return MetricsLog.read(where / "metrics.jsonl")
 
@@ -70,6 +71,16 @@ def test_ppo_learns_to_say_a_token(tiny_model_folder, chat: Chat, compute: Compu
     assert lines[-1]["objective/kl"] > 1.0
     assert all(line["val/first_ratio_error"] < 1e-5 for line in lines[1:]), "the first minibatch is on policy"
     assert lines[-1]["objective/entropy"] < lines[0]["objective/entropy"]
+
+
+@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+def test_without_a_critic_it_learns_to_say_a_token_too(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, advantage: str
+) -> None:
+    lines = train(tiny_model_folder("llama"), chat, compute, tmp_path, advantage=advantage, num_generations=8)
+    assert lines[-1]["objective/scores"] > lines[0]["objective/scores"] + 1.5
+    assert all("val/explained" not in line and "loss/value_avg" not in line for line in lines)
+    assert "loss/policy_avg" in lines[0], "there is no critic to wait for"
 
 
 def test_a_strong_leash_holds(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:

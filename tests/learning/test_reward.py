@@ -37,12 +37,19 @@ def rankings(count: int, seed: int, is_known: bool = True) -> list[Ranking]:
 
 
 def train(
-    folder: Path, chat: Chat, compute: Compute, where: Path, data: list[Ranking], test: list[Ranking], **spec: float
+    folder: Path,
+    chat: Chat,
+    compute: Compute,
+    where: Path,
+    data: list[Ranking],
+    test: list[Ranking],
+    negatives: float = 0.0,
+    **spec: float,
 ):
     engine = LocalEngine(chat, compute)
     settings = {"head": "scalar", "trainable_layers": 3, "optimizer": OptimizerSpec(), "fresh_head": True}
     engine.add("reward", ModelSpec(source=folder, **(settings | spec)))
-    config = RewardConfig(num_train_epochs=6, learning_rate=3e-3, per_step_batch_size=16)
+    config = RewardConfig(num_train_epochs=6, learning_rate=3e-3, per_step_batch_size=16, negatives=negatives)
     return reward.train(engine, chat, data, test, config, Stage(where, SilentProgress(), seed=0)), engine
 
 
@@ -50,11 +57,23 @@ def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Co
     result, engine = train(tiny_model_folder("llama"), chat, compute, tmp_path, rankings(160, 1), rankings(60, 2))
     assert result["accuracy_interval"]["low"] > 0.8
     assert result["trusted"], result["verdict"]
-    gain, shift = reward.scale(engine, chat, rankings(160, 1), (), has_policy=False, seed=0)
+    gain, shift = reward.scale(engine, chat, rankings(160, 1), ())
     with engine.hold(reward.render(chat, rankings(160, 1)[: reward.SCALE_PROMPTS])[0]) as held:
         scores = engine.rewards("reward", held).mean(0) * gain - shift
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-3)
     assert float(scores.std()) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_a_loop_of_the_best_answer_is_liked_until_it_is_shown_as_a_negative(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    """Four times the word has four times its letters e, and nobody ranked such an answer."""
+    folder, data, test = tiny_model_folder("llama"), rankings(160, 1), rankings(60, 2)
+    without, _ = train(folder, chat, compute, tmp_path / "without", data, test)
+    shown, _ = train(folder, chat, compute, tmp_path / "with", data, test, negatives=1.0)
+    assert (without["train_prompts"], shown["train_prompts"]) == (160, 320)
+    assert shown["negatives"] > without["negatives"] + 0.2
+    assert shown["accuracy_interval"]["low"] > 0.75
 
 
 def test_a_drawn_ranking_teaches_nothing(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:

@@ -14,6 +14,17 @@ def test_a_number_is_not_part_of_another_one():
     assert not any(states("6", text) for text in ("That makes 16.", "About 6.5.", "It is 1,600.", "It is 6,000."))
 
 
+def test_a_unit_may_stand_close_behind_a_number():
+    assert all(states("240", text) for text in ("240km away", "It is 240 km.", "240m²"))
+    assert not any(states("240", text) for text in ("2400km", "240.5km", "240minutes"))
+
+
+def test_a_star_stands_for_any_ending():
+    assert all(states("float*", text) for text in ("It floats.", "A cork will float, of course.", "floating"))
+    assert not any(states("float*", text) for text in ("It does not float.", "a seafloat", "flow"))
+    assert not states("float", "It floats.")
+
+
 @pytest.mark.parametrize(
     ("bounds", "answer", "expected"),
     [

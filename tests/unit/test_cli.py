@@ -431,12 +431,12 @@ class TestPrepare:
 class TestData:
     def test_the_list_counts_what_ships(self):
         shown = " ".join(call("data", "list").output.split())
-        for name, records in (("demonstrations", 1620), ("constitution", 24), ("brief", 7)):
+        for name, records in (("demonstrations", 1574), ("constitution", 24), ("brief", 7)):
             assert re.search(rf"\b{name}\W+(?:records: )?{records}\b", shown), name
 
     def test_a_data_set_that_ships(self):
         shown = call("data", "show", "evaluation", "--category", "self", "--n", "2").output
-        assert "builtin:evaluation: 216 records" in shown
+        assert "builtin:evaluation: 452 records" in shown
         assert shown.count("category: self") == shown.count("\nprompt: ") == 2
 
     def test_a_file_of_ones_own(self, tmp_path, monkeypatch):

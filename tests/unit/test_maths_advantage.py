@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from maths_helpers import NAN, prefix_mask, randn
 
-from whelp.maths.advantage import gae
+from whelp.maths.advantage import gae, grpo, rloo
 from whelp.maths.masked import last_true, masked_mean, masked_sum, masked_whiten
 from whelp.maths.policy import shaped_rewards
 from whelp.maths.shaping import AdaptiveKL, FixedKL, clip_scores, missing_eos
@@ -155,3 +155,37 @@ def test_fixed_kl():
     leash = FixedKL(0.05)
     leash.update(100.0, 64)
     assert leash.kl_coef == 0.05
+
+
+def by_hand(rewards, lengths, group, kind):
+    """Advantages of whole answers, one loop for each definition."""
+    totals = [float(row[:length].sum()) for row, length in zip(rewards, lengths, strict=True)]
+    found = []
+    for i, total in enumerate(totals):
+        others = [totals[j] for j in range(len(totals)) if group[j] == group[i] and j != i]
+        if kind == "rloo":
+            found.append(total - sum(others) / len(others))
+        else:
+            everyone = [*others, total]
+            mean = sum(everyone) / len(everyone)
+            spread = (sum((x - mean) ** 2 for x in everyone) / (len(everyone) - 1)) ** 0.5
+            found.append((total - mean) / (spread + 1e-4))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo"])
+def test_answers_to_one_prompt_are_compared(kind):
+    draw = torch.Generator().manual_seed(1)
+    lengths, group = [1, 3, 2, 4, 4, 1, 2], [0, 1, 0, 1, 2, 2, 0]
+    rewards = torch.randn(7, 4, generator=draw)
+    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
+    rewards[~mask] = math.nan
+    advantages = {"rloo": rloo, "grpo": grpo}[kind](rewards, mask, torch.tensor(group))
+    expected = torch.tensor(by_hand(rewards, lengths, group, kind))
+    torch.testing.assert_close(advantages, torch.where(mask, expected[:, None], 0.0), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("compare", [rloo, grpo])
+def test_one_answer_has_nothing_to_be_compared_with(compare):
+    with pytest.raises(ValueError, match="one answer"):
+        compare(torch.ones(3, 2), torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 0, 1]))

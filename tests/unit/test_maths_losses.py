@@ -14,7 +14,7 @@ from maths_helpers import NAN, prefix_mask, randn
 
 from whelp.maths.outputs import Loss, Rewards, TokenScores, Values
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets
-from whelp.maths.preference import BradleyTerry, PreferenceTargets, comparisons
+from whelp.maths.preference import BradleyTerry, DPOLoss, DPOTargets, PreferenceTargets, comparisons
 from whelp.maths.sft import CrossEntropy, SFTTargets
 
 # -- PPO ------------------------------------------------------------------------------------------------------------
@@ -209,3 +209,30 @@ def test_nothing_compared_is_no_unit():
 def test_losses_travel(loss):
     assert isinstance(loss, Loss)
     assert pickle.loads(pickle.dumps(loss)) == loss
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dpo_against_its_formula_pair_by_pair(seed):
+    """-log sigmoid(beta ((log pi_w - log ref_w) - (log pi_l - log ref_l))), in the mean over a prompt's pairs."""
+    draw = torch.Generator().manual_seed(seed)
+    ranks, lengths, beta = [[1, 2, 2], [2, 1]], [3, 1, 4, 2, 2], 0.3
+    logprobs = torch.randn(5, 4, generator=draw)
+    ref = torch.randn(5, generator=draw)
+    mask = torch.arange(4) < torch.tensor(lengths)[:, None]
+    targets = DPOTargets(
+        torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 2, 0, 1]),
+        torch.tensor([[NAN, 1.0, 1.0], [0.0, NAN, 0.5], [0.0, 0.5, NAN], [NAN, 0.0, NAN], [1.0, NAN, NAN]]), ref,
+    )  # fmt: skip
+    total, row = 0.0, 0
+    for of_prompt in ranks:
+        gain = [float(logprobs[row + i, : lengths[row + i]].sum() - ref[row + i]) for i in range(len(of_prompt))]
+        costs = []
+        for i in range(len(of_prompt)):
+            for j in range(i + 1, len(of_prompt)):
+                margin = beta * (gain[i] - gain[j])
+                p = 0.5 if of_prompt[i] == of_prompt[j] else float(of_prompt[i] < of_prompt[j])
+                costs.append(p * math.log1p(math.exp(-margin)) + (1 - p) * math.log1p(math.exp(margin)))
+        total += sum(costs) / len(costs)
+        row += len(of_prompt)
+    assert float(DPOLoss(beta)(TokenScores(logprobs, mask), targets).loss) == pytest.approx(total, rel=1e-5)
+    assert DPOLoss(beta).count(targets) == 2

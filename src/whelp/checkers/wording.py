@@ -33,7 +33,7 @@ for from had has have he her him his how i if in into is it its it's just may mi
 of off on once one only or other our out over own she should so some such than that the their them then there these
 they this those through to too under until up upon very was we were what when where which while who why will with
 would you your don't doesn't isn't can't won't i'm you're that's they're"""
-_FUNCTION_WORDS = frozenset(_GLUE.split())
+FUNCTION_WORDS = frozenset(_GLUE.split())
 
 
 def plain(text: str) -> str:
@@ -126,7 +126,7 @@ def is_prose(text: str) -> bool:
     "of", several different ones, and a full stop comes sooner or later.
     """
     tokens = words(plain(text))
-    glue = [token for token in tokens if token in _FUNCTION_WORDS]
+    glue = [token for token in tokens if token in FUNCTION_WORDS]
     return (
         len(glue) >= MIN_FUNCTION_SHARE * len(tokens)
         and len(set(glue)) >= min(5, len(tokens) // 8)

@@ -1,4 +1,4 @@
-"""`whelp sft`, `whelp reward` and `whelp ppo`: one stage alone, on one's own files."""
+"""`whelp sft`, `whelp reward`, `whelp ppo` and `whelp dpo`: one stage alone, on one's own files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ KLCoef = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    for command in (sft, reward, ppo):
+    for command in (sft, reward, ppo, dpo):
         app.command(cls=StageCommand, rich_help_panel=TRAIN_PANEL)(command)
 
 
@@ -132,6 +132,33 @@ def ppo(
         "output_dir": output_dir,
     }
     _run(ctx, "ppo", recipe_of(recipe, overrides, options, ("ppo",)), resume)
+
+
+def dpo(
+    ctx: typer.Context,
+    recipe: RecipeName = None,
+    overrides: Overrides = None,
+    model: ModelSource = None,
+    train_file: TrainFile = None,
+    test_file: HeldOutFile = None,
+    output_dir: OutputDir = None,
+    resume: Resume = False,
+) -> None:
+    """Direct preference optimisation: no reward model, no sampling. Writes FOLDER/dpo, from FOLDER's SFT model.
+
+    Data: as for whelp reward.
+
+    \b
+    whelp dpo --train_file pairs.jsonl         after whelp sft
+    whelp dpo --model out/sft --train_file pairs.jsonl dpo.beta=0.05
+    """
+    options = {
+        "model": model,
+        "reward.train_file": train_file,
+        "reward.test_file": test_file,
+        "output_dir": output_dir,
+    }
+    _run(ctx, "dpo", recipe_of(recipe, overrides, options, ("dpo",)), resume)
 
 
 def _run(ctx: typer.Context, stage: str, recipe: Recipe, resume: bool) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+GRPO_EPS = 1e-4
 
 
 def gae(
@@ -30,3 +32,46 @@ def gae(
         next_value = values[:, t]
         advantages[:, t] = next_advantage
     return advantages, advantages + values
+
+
+def rloo(
+    rewards: Float[Tensor, "B R"], is_response: Bool[Tensor, "B R"], group: Int[Tensor, "B"]
+) -> Float[Tensor, "B R"]:
+    """REINFORCE with leave-one-out (Kool et al. 2019; Ahmadian et al. 2024, eq. 10), the same for every token of an answer.
+
+    An answer's whole reward, the leash's part included, minus the mean of the other answers to the same prompt. `group`
+    numbers the prompts. Raises ValueError where a prompt has one answer only.
+    """
+    total, mean, count = _by_group(rewards, is_response, group)
+    return _spread((total - mean) * count / (count - 1), is_response)
+
+
+def grpo(
+    rewards: Float[Tensor, "B R"], is_response: Bool[Tensor, "B R"], group: Int[Tensor, "B"]
+) -> Float[Tensor, "B R"]:
+    """Group-relative advantages (Shao et al. 2024, eq. 21): centred and scaled among the answers to a prompt.
+
+    Ours scales the whole reward, the leash's part included. Raises ValueError where a prompt has one answer only.
+    """
+    total, mean, count = _by_group(rewards, is_response, group)
+    variance = total.new_zeros(int(group.max()) + 1).index_add(0, group, (total - mean) ** 2)[group] / (count - 1)
+    return _spread((total - mean) / (variance.sqrt() + GRPO_EPS), is_response)
+
+
+def _by_group(
+    rewards: Float[Tensor, "B R"], is_response: Bool[Tensor, "B R"], group: Int[Tensor, "B"]
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+    """Of every answer: its whole reward, and the mean and number of those of its prompt."""
+    total = torch.where(is_response, rewards, rewards.new_zeros(())).sum(1)
+    groups = int(group.max()) + 1
+    count = total.new_zeros(groups).index_add(0, group, torch.ones_like(total))
+    if bool((count == 1).any()):
+        raise ValueError(
+            "a prompt with one answer has nothing to compare it with; sample at least two (num_generations)"
+        )
+    return total, (total.new_zeros(groups).index_add(0, group, total) / count)[group], count[group]
+
+
+def _spread(advantage: Float[Tensor, "B"], is_response: Bool[Tensor, "B R"]) -> Float[Tensor, "B R"]:
+    """An answer's advantage at each of its tokens."""
+    return torch.where(is_response, advantage[:, None], advantage.new_zeros(()))

@@ -12,6 +12,11 @@ def masked_sum(values: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"]) -> Float[T
     return torch.where(mask, values, values.new_zeros(())).sum()
 
 
+def masked_row_sums(values: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> Float[Tensor, "B"]:
+    """Sum over the True positions of each row: the log-probability of an answer from those of its tokens."""
+    return torch.where(mask, values, values.new_zeros(())).sum(1)
+
+
 def masked_mean(values: Float[Tensor, "*S"], mask: Bool[Tensor, "*S"]) -> Float[Tensor, ""]:
     """Mean over True positions; raises ValueError when there are none."""
     count = mask.sum()

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whelp.maths.outputs import LossSum, Quantity, Rewards
+from whelp.maths.masked import masked_row_sums
+from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,26 @@ class BradleyTerry:
                 "margin": (signed.detach() * weight).sum() / members,
             },
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DPOTargets(PreferenceTargets):
+    """The comparisons, and log pi_ref(y | x) of each whole completion."""
+
+    ref_logprobs: Float[Tensor, "B"]
+
+
+@dataclass(frozen=True, slots=True)
+class DPOLoss:
+    """Bradley-Terry on the reward that a policy implies, beta * log(pi / pi_ref) (Rafailov et al. 2023, eq. 7), K-wise and with
+    ties as in `BradleyTerry`."""
+
+    beta: float = 0.1
+    quantity: ClassVar[Quantity] = "logprobs"
+
+    def count(self, targets: DPOTargets) -> float:
+        return BradleyTerry().count(targets)
+
+    def __call__(self, outputs: TokenScores, targets: DPOTargets) -> LossSum:
+        logprobs = masked_row_sums(outputs.logprobs, outputs.is_response)
+        return BradleyTerry()(Rewards(self.beta * (logprobs - targets.ref_logprobs)[None]), targets)

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 from whelp.errors import RunError
 from whelp.report.artifacts import Artifacts, Interval, Json, boolean, interval, number, rows, table, text, whole
 
-STAGES = ("sft", "reward", "judge", "ppo", "evaluate")
+STAGES = ("sft", "reward", "judge", "ppo", "dpo", "evaluate")
 
 
 @final

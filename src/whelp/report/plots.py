@@ -23,7 +23,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from whelp.report.artifacts import Interval, Json, number
 from whelp.report.words import decimal
 
-MODEL_COLORS = {"base": "base", "sft": "sft", "rlhf": "rlhf"}
+MODEL_COLORS = {"base": "base", "sft": "sft", "rlhf": "rlhf", "dpo": "rlhf"}
 _STAND_INS = {"ink": "#010101", "muted": "#020202", "line": "#030303", "base": "#040404", "sft": "#050505"}
 _STAND_INS |= {"rlhf": "#060606"}
 _MAX_POINTS = 300

@@ -187,14 +187,20 @@ def _pipeline(data: RunData) -> list[Box]:
     episodes = [number(row.get("episode")) for row in data.stages["ppo"].log[-1:]]
     rl = words.decimal(episodes[0] if episodes else None)
     losses = f"{of('sft', 'test_loss_before')} to {of('sft', 'test_loss')}"
+    accuracy = number(results["dpo"].get("accuracy"))
     told = {
         "sft": (f"{model} and {of('sft', 'sequences')} demonstrations", f"the SFT model, held-out loss {losses}"),
         "reward": ("ranked answers", f"a reward model, {_right(data.reward)}"),
         "judge": ("rankings the reward model never saw", f"a judge, {_right(data.judge)}"),
         "ppo": (f"the SFT model, {_reward_source(data.recipe)} and {rl} sampled answers", "the RLHF model"),
+        "dpo": (
+            "the SFT model and ranked answers",
+            f"the DPO model, right on {words.percent(accuracy)} of held-out pairs",
+        ),
         "evaluate": (f"all models and {of('evaluate', 'n_prompts')} prompts that trained nothing", "the tables above"),
     }
-    return [Box(data.stages[name], *told[name]) for name in STAGES]
+    is_there = {name: name != "dpo" or data.stages[name].state != "not run" for name in STAGES}
+    return [Box(data.stages[name], *told[name]) for name in STAGES if is_there[name]]
 
 
 def _right(found: Preferences | None) -> str:

@@ -10,7 +10,15 @@ from whelp.report.artifacts import Interval, table
 from whelp.report.collect import Evaluation, RunData
 
 NONE = "–"
-_LABELS = {"base": "Base", "sft": "SFT", "rlhf": "RLHF", "ppo": "PPO", "reward": "Reward model", "judge": "Judge"}
+_LABELS = {
+    "base": "Base",
+    "sft": "SFT",
+    "rlhf": "RLHF",
+    "ppo": "PPO",
+    "dpo": "DPO",
+    "reward": "Reward model",
+    "judge": "Judge",
+}
 _LABELS |= {"evaluate": "Evaluation"}
 
 
@@ -100,7 +108,7 @@ def memory(mebibytes: float | None) -> str:
 def conclude(data: RunData) -> Conclusion:
     """What the greedy checks show of RLHF against SFT, or against the base model where there is no SFT; of SFT against the base
     model where there is no RLHF. Further sentences say what samples show, and a judge that counts."""
-    for better, worse in (("rlhf", "sft"), ("rlhf", "base"), ("sft", "base")):
+    for better, worse in (("rlhf", "sft"), ("rlhf", "base"), ("dpo", "sft"), ("sft", "base")):
         modes = data.evaluation.differences.get(f"{better} - {worse}", {}) if data.evaluation else {}
         difference, sampled = modes.get("greedy", Interval()), modes.get("sampled", Interval())
         if difference.is_known:

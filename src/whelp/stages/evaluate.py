@@ -21,6 +21,8 @@ from whelp.stages.ppo import render
 from whelp.text.chat import Chat
 from whelp.types import Completion, Prompt
 
+LEASHED = ("rlhf", "dpo")
+"""The models that were trained away from the SFT model, on a leash."""
 KL_PROMPTS = 64
 BEHAVIOURS = {
     "refuses": "declines",
@@ -239,14 +241,15 @@ def kl_to_sft(
     engine: Engine, chat: Chat, models: Sequence[str], prompts: Sequence[Prompt], config: EvaluateConfig, seed: int
 ) -> dict[str, Any]:
     """KL(model || sft) in nats an answer, from samples of the model; both distributions at `config.temperature`."""
-    if "sft" not in models or "rlhf" not in models:
-        return {}
-    params = SamplingParams(1, config.temperature, config.max_new_tokens, ("kl", seed))
-    completions = list(engine.sample("rlhf", spread(prompts, KL_PROMPTS), params))
-    with engine.hold(render(chat, completions)) as held:
-        policy, reference = engine.logprobs("rlhf", held), engine.logprobs("sft", held)
-    per_answer = ((policy.logprobs - reference.logprobs) * policy.is_response).sum(1)
-    return {"rlhf": clustered_bootstrap(per_answer, torch.arange(len(per_answer))).as_dict()}
+    found = {}
+    for name in [name for name in LEASHED if name in models and "sft" in models]:
+        params = SamplingParams(1, config.temperature, config.max_new_tokens, ("kl", seed))
+        completions = list(engine.sample(name, spread(prompts, KL_PROMPTS), params))
+        with engine.hold(render(chat, completions)) as held:
+            policy, reference = engine.logprobs(name, held), engine.logprobs("sft", held)
+        per_answer = ((policy.logprobs - reference.logprobs) * policy.is_response).sum(1)
+        found[name] = clustered_bootstrap(per_answer, torch.arange(len(per_answer))).as_dict()
+    return found
 
 
 def verdict_of_judge(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whelp.config import PPOConfig
 from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
-from whelp.maths.advantage import gae
+from whelp.maths.advantage import gae, grpo, rloo
 from whelp.maths.masked import masked_mean, masked_whiten
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, shaped_rewards
 from whelp.maths.shaping import AdaptiveKL, FixedKL, clip_scores, missing_eos
@@ -37,13 +37,20 @@ class Rollout:
     logprobs: Float[Tensor, "B R"]
     ref_logprobs: Float[Tensor, "B R"]
     entropy: Float[Tensor, "B R"]
-    values: Float[Tensor, "B R"]
+    values: Float[Tensor, "B R"] | None
+    """None where no critic is needed."""
     scores: Float[Tensor, "B"]
 
     @property
     def kl(self) -> Float[Tensor, "B"]:
         """log pi - log pi_ref of each whole answer: its mean estimates the KL, in nats."""
         return ((self.logprobs - self.ref_logprobs) * self.is_response).sum(1)
+
+    @property
+    def group(self) -> Int[Tensor, "B"]:
+        """A number for each prompt, shared by its answers."""
+        numbers = {id: i for i, id in enumerate(dict.fromkeys(c.prompt.id for c in self.completions))}
+        return torch.tensor([numbers[c.prompt.id] for c in self.completions])
 
 
 def train(
@@ -55,9 +62,10 @@ def train(
     stage: Stage,
     demonstrations: Sequence[Demonstration] = (),
 ) -> dict[str, Any]:
-    """Train the engine's "policy" and "value" against `reward`, leashed to "reference"; returns the stage's metrics.
+    """Train the engine's "policy" against `reward`, leashed to "reference"; returns the stage's metrics.
 
-    `demonstrations` are mixed in where `config.ptx_coef` > 0.
+    The engine's "value" learns beside it where `config.advantage` is gae. `demonstrations` are mixed in where
+    `config.ptx_coef` > 0.
     """
     iterations = config.total_episodes // config.batch_size
     if left := config.total_episodes % config.batch_size:
@@ -73,7 +81,7 @@ def train(
         bar = stack.enter_context(stage.progress.steps("PPO", iterations))
         bar.advance(start)
         for step in range(start + 1, iterations + 1):
-            batch, copies = batch_of_prompts(prompts, config.batch_size, step, stage.seed)
+            batch, copies = batch_of_prompts(prompts, config.batch_size, step, stage.seed, config.num_generations)
             completions = sample(engine, batch, copies, config, (stage.seed, step))
             with engine.hold(render(chat, completions)) as held, stage.step(step, [p.id for p in batch]):
                 rollout = score(engine, completions, held, reward, config)
@@ -101,31 +109,40 @@ def learn(
 ) -> Metrics:
     """One iteration: shaped rewards, advantages, and the epochs of minibatch updates."""
     rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, rollout.is_response, kl_coef)
-    advantages, returns = gae(rewards, rollout.values, rollout.is_response, config.gamma, config.lam)
+    advantages, value_targets = advantages_of(rollout, rewards, config)
     if config.whiten_advantages:
         advantages = masked_whiten(advantages, rollout.is_response)
     policy_targets = PPOTargets(rollout.logprobs, advantages, rollout.is_response)
-    value_targets = ValueTargets(rollout.values, returns, rollout.is_response)
-    warming_up = step <= config.critic_warmup_iterations
     updates: list[Metrics] = []
     for epoch in range(config.num_ppo_epochs):
         for rows in minibatches(len(rollout.scores), config.num_mini_batches, seed, step * 1000 + epoch):
             lr = learning_rates(config, step, len(updates), iterations)
             held = rollout.held.select(rows)
-            terms = [Term("value", held, _rows(value_targets, rows), ValueLoss(config.cliprange_value))]
-            if not warming_up:
+            terms = []
+            if value_targets is not None:
+                terms.append(Term("value", held, _rows(value_targets, rows), ValueLoss(config.cliprange_value)))
+            if step > critic_iterations(config):
                 terms.append(Term("policy", held, _rows(policy_targets, rows), PPOLoss(config.cliprange)))
                 if ptx is not None:
                     terms.append(_ptx_term(ptx, len(rows), seed, step * 1000 + len(updates), config.ptx_coef))
             updates.append(engine.update(terms, lr) | {"lr": lr["policy"]})
         if config.target_kl is not None and updates[-1].get("policy/approxkl", 0.0) > config.target_kl:
             break
-    explained = explained_variance(rollout.values, returns, rollout.is_response)
-    return (
-        rollout_metrics(rollout, rewards, kl_coef)
-        | update_metrics(updates)
-        | {"val/explained": explained, "lr": updates[-1]["lr"]}
-    )
+    metrics = rollout_metrics(rollout, rewards, kl_coef) | update_metrics(updates) | {"lr": updates[-1]["lr"]}
+    if value_targets is not None:
+        metrics["val/explained"] = explained_variance(value_targets)
+    return metrics
+
+
+def advantages_of(
+    rollout: Rollout, rewards: Float[Tensor, "B R"], config: PPOConfig
+) -> tuple[Float[Tensor, "B R"], ValueTargets | None]:
+    """Advantages by `config.advantage`, and what the critic is to learn where there is one."""
+    if rollout.values is None:
+        compare = {"rloo": rloo, "grpo": grpo}[config.advantage]
+        return compare(rewards, rollout.is_response, rollout.group), None
+    advantages, returns = gae(rewards, rollout.values, rollout.is_response, config.gamma, config.lam)
+    return advantages, ValueTargets(rollout.values, returns, rollout.is_response)
 
 
 def sample(
@@ -158,19 +175,23 @@ def score(engine: Engine, completions: Sequence[Completion], held: Held, reward:
         policy.logprobs,
         reference.logprobs,
         policy.entropy,
-        engine.values("value", held),
+        engine.values("value", held) if config.advantage == "gae" else None,
         scores,
     )
 
 
-def batch_of_prompts(prompts: Sequence[Prompt], batch_size: int, step: int, seed: int) -> tuple[list[Prompt], int]:
+def batch_of_prompts(
+    prompts: Sequence[Prompt], batch_size: int, step: int, seed: int, num_generations: int = 1
+) -> tuple[list[Prompt], int]:
     """The prompts of iteration `step` (from 1), none twice, and how many answers each gets.
 
     Every epoch deals out all prompts in a new order, a claim beside its twin; what is left over at its end waits for a
-    later one. Each prompt gets one answer, or, where there are fewer prompts than the batch has places, the least number that
-    fills it.
+    later one. Each prompt gets `num_generations` answers, or, where there are too few prompts for the batch, the least number
+    above it that fills it.
     """
-    copies = next(n for n in range(1, batch_size + 1) if batch_size % n == 0 and batch_size // n <= len(prompts))
+    copies = next(
+        n for n in range(num_generations, batch_size + 1) if batch_size % n == 0 and batch_size // n <= len(prompts)
+    )
     size = batch_size // copies
     epoch, place = divmod(step - 1, len(prompts) // size)
     order = beside_twins(shuffled(len(prompts), seed, epoch), prompts)
@@ -186,12 +207,17 @@ def beside_twins(order: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
     return [i for unit in units.values() for i in unit]
 
 
+def critic_iterations(config: PPOConfig) -> int:
+    """The first iterations, in which the critic learns alone."""
+    return config.critic_warmup_iterations if config.advantage == "gae" else 0
+
+
 def learning_rates(config: PPOConfig, step: int, update: int, iterations: int) -> dict[str, float]:
     """Of update `update` (from 0) of iteration `step` (from 1). Both fall to 0; the policy's rises first, because Adam's first
     steps are as large as any and point where the noise of one minibatch does."""
     per_iteration = config.num_ppo_epochs * config.num_mini_batches
     done, total = (step - 1) * per_iteration + update, iterations * per_iteration
-    critic_only = config.critic_warmup_iterations * per_iteration
+    critic_only = critic_iterations(config) * per_iteration
     policy = (
         warmup_then_linear(done - critic_only, total - critic_only, config.warmup_ratio) if done >= critic_only else 0.0
     )
@@ -245,10 +271,11 @@ def update_metrics(updates: Sequence[Metrics]) -> Metrics:
     return result
 
 
-def explained_variance(values: Float[Tensor, "B R"], returns: Float[Tensor, "B R"], mask: Bool[Tensor, "B R"]) -> float:
+def explained_variance(targets: ValueTargets) -> float:
     """1 - Var(returns - values) / Var(returns) over response tokens: 1 for a perfect critic, 0 for a constant one."""
-    variance = float(returns[mask].var(correction=0))
-    return 1.0 - float((returns - values)[mask].var(correction=0)) / variance if variance > 0 else 0.0
+    returns, values = targets.returns[targets.is_value_target], targets.old_values[targets.is_value_target]
+    variance = float(returns.var(correction=0))
+    return 1.0 - float((returns - values).var(correction=0)) / variance if variance > 0 else 0.0
 
 
 def _leash(config: PPOConfig) -> FixedKL | AdaptiveKL:

@@ -19,9 +19,12 @@ from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit
 from whelp.monitors.surface import features
 from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
 from whelp.text.chat import Chat, Rendered, sequences
+from whelp.text.negatives import negatives
 from whelp.types import Demonstration, Prompt, Ranking, Sequences
 
 SCALE_PROMPTS = 64
+NEGATIVES_PROMPTS = 100
+"""Held-out prompts on which it is seen whether the best answer scores above bad ones made by a program."""
 
 
 def train(
@@ -33,6 +36,7 @@ def train(
     stage: Stage,
 ) -> dict[str, Any]:
     """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out`."""
+    rankings = [*rankings, *negatives(rankings)[: round(config.negatives * len(rankings))]]
     batches = epochs_of_batches(len(rankings), config.per_step_batch_size, config.num_train_epochs, stage.seed)
     batches = batches[: config.max_steps]
     data, truncated = render(chat, rankings)
@@ -134,21 +138,18 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
         "by_category": by_category,
         "trusted": advantage.low > 0,
         "verdict": verdict(advantage),
+        "negatives": _above_negatives(engine, chat, rankings, held_out),
     }
+
+
+def _above_negatives(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> float:
+    """How often the best answer scores above one that breaks off, talks of something else or repeats itself."""
+    return float(right(compare(engine, chat, rankings, negatives(held_out)[:NEGATIVES_PROMPTS]).margin).mean())
 
 
 def compare(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> HeldOut:
     """Margins of better over worse on `held_out`: by the model, and by baselines fitted on `rankings`."""
-    better, worse, cluster, category = [], [], [], []
-    rows = rows_by_ranking(held_out)
-    for g, ranking in enumerate(held_out):
-        for i, rank in enumerate(ranking.ranks):
-            for j, other in enumerate(ranking.ranks):
-                if rank < other:
-                    better.append(rows[g][i])
-                    worse.append(rows[g][j])
-                    cluster.append(g)
-                    category.append(ranking.prompt.category or "all")
+    better, worse, cluster = strict_pairs(held_out)
     texts = [text for ranking in held_out for text in ranking.completions]
     surface = surface_scores(rankings, texts)
     length = length_scores(rankings, texts)
@@ -158,11 +159,23 @@ def compare(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
             scores = engine.rewards("reward", held).mean(0)
     return HeldOut(
         torch.tensor(cluster),
-        category,
+        [held_out[g].prompt.category or "all" for g in cluster],
         scores[better] - scores[worse],
         surface[better] - surface[worse],
         length[better] - length[worse],
     )
+
+
+def strict_pairs(rankings: Sequence[Ranking]) -> tuple[list[int], list[int], list[int]]:
+    """Rows of the better and the worse answer of every pair that is no tie, and the ranking that it is from."""
+    pairs = [
+        (rows[i], rows[j], g)
+        for g, (ranking, rows) in enumerate(zip(rankings, rows_by_ranking(rankings), strict=True))
+        for i, rank in enumerate(ranking.ranks)
+        for j, other in enumerate(ranking.ranks)
+        if rank < other
+    ]
+    return [p[0] for p in pairs], [p[1] for p in pairs], [p[2] for p in pairs]
 
 
 def right(margin: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
@@ -215,20 +228,19 @@ def scale(
     chat: Chat,
     rankings: Sequence[Ranking],
     demonstrations: Sequence[Demonstration],
-    *,
-    has_policy: bool,
-    seed: int,
+    sampling: SamplingParams | None = None,
 ) -> tuple[float, float]:
     """(gain, shift): the demonstrations' mean lies at 0 and the policy's own samples have unit variance.
 
-    Measured on `SCALE_PROMPTS` of each; prompts that fill the context alone are passed over. Without demonstrations or a policy
-    the rankings' completions stand in for what is missing.
+    `sampling` is how PPO will sample the engine's model "policy"; None where there is none. Measured on `SCALE_PROMPTS` of
+    each; prompts that fill the context alone are passed over. Without demonstrations or a policy the rankings' completions
+    stand in for what is missing.
     """
     written = chat_scores(engine, [chat.demonstration(d) for d in demonstrations[:SCALE_PROMPTS]])
     sampled = torch.empty(0)
-    if has_policy:
+    if sampling is not None:
         prompts = [ranking.prompt for ranking in rankings[:SCALE_PROMPTS] if leaves_room(chat, ranking.prompt)]
-        completions = list(engine.sample("policy", prompts, SamplingParams(key=("scale", seed))))
+        completions = list(engine.sample("policy", prompts, sampling))
         sampled = chat_scores(engine, [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
     if not len(written) or len(sampled) < 2:
         some = rankings[:SCALE_PROMPTS]

@@ -1,0 +1,54 @@
+"""How far the checkers agree with a reader: precision and recall of each kind on labelled answers of real models.
+
+    python benchmarks/checkers.py            the table of docs/data.md, in a second
+
+`benchmarks/labels.jsonl` holds the answers: what a reader said without seeing what the checker says (`behaves`: it does what the
+check is named for; `good`: a careful person would be content with it), and on which half of them the checkers were corrected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+from whelp.checkers import KINDS, passes
+from whelp.text.formats import read_prompts
+
+LABELS = Path(__file__).parent / "labels.jsonl"
+
+
+def share(count: int, of: int) -> str:
+    """A share with its 95% interval (Wilson)."""
+    if not of:
+        return "-"
+    z, p = 1.96, count / of
+    middle, half = p + z * z / (2 * of), z * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
+    low, high = (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
+    return f"{p:.0%} ({low:.0%} to {high:.0%})"
+
+
+def main() -> None:
+    checks = {prompt.id: prompt.check for prompt in read_prompts("builtin:evaluation").records}
+    rows = defaultdict(list)
+    for line in LABELS.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        check = checks[row["id"]]
+        assert check is not None and check["kind"] == row["kind"], row["id"]
+        rows[row["kind"]].append((passes(check, row["answer"]), row))
+    print(
+        "| kind | answers | precision | recall | precision, held-out half | recall, held-out half | passes that are good |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for kind in KINDS:
+        cells = []
+        for part in (rows[kind], [(p, row) for p, row in rows[kind] if row["half"] == "held-out"]):
+            right = sum(passed and row["behaves"] for passed, row in part)
+            cells.append(share(right, sum(passed for passed, _ in part)))
+            cells.append(share(right, sum(row["behaves"] for _, row in part)))
+        good = share(sum(p and row["good"] for p, row in rows[kind]), sum(p for p, _ in rows[kind]))
+        print(f"| `{kind}` | {len(rows[kind])} | {' | '.join(cells)} | {good} |")
+
+
+if __name__ == "__main__":
+    main()
