@@ -76,7 +76,8 @@ class PPOConfig(Section):
         True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
     )
     advantage: Literal["gae", "rloo", "grpo"] = Field(
-        "gae", description="gae learns a critic; rloo and grpo compare the answers to one prompt and need none"
+        "gae",
+        description="gae learns a critic; rloo and grpo compare the answers to a prompt, and use no gamma, lam or critic",
     )
     num_generations: PositiveInt = Field(1, description="answers to each prompt in a batch; rloo and grpo need two")
     total_episodes: PositiveInt = Field(1280, description="completions sampled in all")

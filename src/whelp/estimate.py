@@ -174,7 +174,9 @@ def _dpo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     tokens = words * TOKENS_PER_WORD + 10 * len(records)
     half, response = 0.5 if has_judge(recipe) else 1.0, 0.7 * tokens
     scoring = (2 * size.trunk + 2 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
-    return scoring / speed.forward + half * _train(size, speed, tokens, response, recipe.dpo.num_train_epochs), tokens
+    steps = max(1, -(-int(half * len(records)) // recipe.dpo.per_step_batch_size) * recipe.dpo.num_train_epochs)
+    epochs = recipe.dpo.num_train_epochs * min(1.0, (recipe.dpo.max_steps or steps) / steps)
+    return scoring / speed.forward + half * _train(size, speed, tokens, response, epochs), tokens
 
 
 def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
@@ -194,7 +196,8 @@ def _evaluate(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tup
     config = recipe.evaluate
     count = len(read_prompts(config.prompts).records)
     count = min(count, config.max_prompts or count)
-    answers = 3 * count * (1 + config.samples) + 64
+    models = 1 + len({"sft", "ppo", "dpo"} & set(recipe.stages))
+    answers = models * count * (1 + config.samples) + 64
     response = answers * config.max_new_tokens * 0.7
     return 2 * size.total * (response / speed.decode + answers * PROMPT_TOKENS / speed.forward), 0
 

@@ -99,15 +99,24 @@ def rankings_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {"rankings": data_input(split.loaded)}
     if split.test is not None:
         inputs["test_rankings"] = data_input(split.test)
-    if has_judge(place.recipe):
-        inputs["split"] = Input(split.loaded.path, "half")
+    else:
+        held_out = "half" if has_judge(place.recipe) else f"{place.recipe.reward.test_fraction:g}"
+        inputs["split"] = Input(split.loaded.path, f"{held_out} of the prompts held out")
     return inputs
+
+
+def reward_settings(place: Workplace) -> dict[str, Any]:
+    """Its unit is the spread of the policy's samples as PPO will draw them."""
+    chosen = settings("reward")(place)
+    if place.policy != place.base:
+        chosen["ppo"] = {name: getattr(place.recipe.ppo, name) for name in ("temperature", "response_length")}
+    return chosen
 
 
 def reward_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {"model": place.model_input(reward_source(place))} | rankings_inputs(place)
     if place.policy != place.base:
-        inputs["samples"] = Input("ppo.temperature", str(place.recipe.ppo.temperature))
+        inputs |= {"policy": place.model_input(place.policy), "demonstrations": data_input(place.demonstrations)}
     return inputs
 
 
@@ -161,7 +170,8 @@ def train_reward_model(
     ppo = place.recipe.ppo
     sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
     gain, shift = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
-    export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain)
+    scaled_at = {"reward_temperature": ppo.temperature} if has_policy else {}
+    export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain, **scaled_at)
     if result["n"]:
         place.progress.say(result["verdict"])
     return result | {"gain": gain, "shift": shift}
@@ -246,6 +256,12 @@ def ppo_reward(place: Workplace, engine: LocalEngine) -> Reward:
     warn_or_refuse(place, read_json(folder / "metrics.json"))
     place.add(engine, "reward", folder, head="scalar", members=members_in(folder))
     config = engine.models["reward"].source.config
+    scaled_at, temperature = getattr(config, "reward_temperature", None), place.recipe.ppo.temperature
+    if scaled_at is not None and scaled_at != temperature:
+        place.progress.warn(
+            f"the unit of this reward was measured on samples at temperature {scaled_at:g} and PPO samples at {temperature:g}: "
+            "kl_coef weighs otherwise. Train the reward model again with this temperature."
+        )
     return ModelReward(engine, "reward", float(getattr(config, "reward_shift", 0.0)))
 
 
@@ -366,7 +382,7 @@ def parts_of(job: Job, place: Workplace) -> tuple[dict[str, Any], dict[str, Inpu
 
 JOBS = {
     "sft": Job("sft", settings("sft"), sft_inputs, sft_work, "supervised fine-tuning on ideal answers"),
-    "reward": Job("reward", settings("reward"), reward_inputs, reward_work, "reward model on ranked answers"),
+    "reward": Job("reward", reward_settings, reward_inputs, reward_work, "reward model on ranked answers"),
     "judge": Job("judge", settings("reward"), judge_inputs, judge_work, "judge on the other half of the rankings"),
     "ppo": Job("ppo", settings("ppo"), ppo_inputs, ppo_work, "PPO on a leash to the SFT model"),
     "dpo": Job("dpo", settings("dpo"), dpo_inputs, dpo_work, "direct preference optimisation on ranked answers"),

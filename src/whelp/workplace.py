@@ -55,7 +55,7 @@ class Workplace:
 
     @property
     def policy(self) -> Path:
-        """What the reward model and PPO start from: the run's SFT model, also that of an earlier `whelp sft` from the same
+        """What the reward model, PPO and DPO start from: the run's SFT model, also that of an earlier `whelp sft` from the same
         base model, or else the base model itself."""
         folder = self.run.stage_dir("sft")
         if "sft" in self.recipe.stages:

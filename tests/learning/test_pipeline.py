@@ -64,6 +64,25 @@ def test_dpo_learns_from_the_rankings_alone_and_is_judged_by_the_other_half(reci
     assert "DPO" in summary.report.read_text()
 
 
+def test_dpo_runs_again_where_its_split_changes_and_stands_beside_ppo(recipe: Recipe) -> None:
+    alone = changed(recipe, "evaluate", judge=False).model_copy(update={"stages": ("sft", "dpo")})
+    run(alone)
+    assert states(run(alone))["dpo"] == "unchanged"
+    assert states(run(changed(alone, "reward", test_fraction=0.4)))["dpo"] == "ran"
+    both = recipe.model_copy(update={"stages": ("sft", "reward", "ppo", "dpo", "evaluate", "report")})
+    evaluation = run(both).results["evaluate"]
+    assert set(evaluation["differences"]) == {"sft - base", "rlhf - sft", "dpo - rlhf", "dpo - sft"}
+    assert evaluation["judge"]["versus"] == "rlhf over sft"
+    assert set(evaluation["kl"]) == {"rlhf", "dpo"}
+
+
+def test_the_reward_model_is_trained_again_where_the_unit_of_its_reward_changes(recipe: Recipe) -> None:
+    some = recipe.model_copy(update={"stages": ("sft", "reward")})
+    run(some)
+    assert states(run(changed(some, "ppo", kl_coef=0.3)))["reward"] == "unchanged"
+    assert states(run(changed(some, "ppo", temperature=0.5)))["reward"] == "ran"
+
+
 def test_nothing_is_run_twice_and_a_change_runs_what_it_touches(recipe: Recipe) -> None:
     run(recipe)
     assert set(states(run(recipe)).values()) == {"unchanged"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from whelp.config import RewardConfig
-from whelp.engines.base import ModelSpec, OptimizerSpec
+from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.progress import SilentProgress
@@ -17,7 +17,7 @@ from whelp.runs.metrics import MetricsLog
 from whelp.stages import reward
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
-from whelp.types import Message, Prompt, Ranking
+from whelp.types import Demonstration, Message, Prompt, Ranking
 
 LETTERS = "aehiost"
 
@@ -64,6 +64,31 @@ def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Co
     assert float(scores.std()) == pytest.approx(1.0, abs=1e-3)
 
 
+def test_the_zero_is_the_demonstrations_and_the_unit_the_policys_samples(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    folder, data = tiny_model_folder("llama"), rankings(20, 1)
+    engine = LocalEngine(chat, compute)
+    engine.add("reward", ModelSpec(source=folder, head="scalar", trainable_layers=3, fresh_head=True))
+    engine.add("policy", ModelSpec(source=folder, trainable_layers=2))
+    shown = [
+        Demonstration(str(i), (*r.prompt.messages, Message("assistant", r.completions[0]))) for i, r in enumerate(data)
+    ]
+    units = {}
+    for temperature in (0.2, 1.5):
+        sampling = SamplingParams(temperature=temperature, max_new_tokens=8, key=("scale", 0))
+        gain, shift = reward.scale(engine, chat, data, shown, sampling)
+        sampled = [
+            chat.completion(chat.prompt(c.prompt), c.tokens)
+            for c in engine.sample("policy", [r.prompt for r in data], sampling)
+        ]
+        assert float(reward.chat_scores(engine, sampled).std() * gain) == pytest.approx(1.0, rel=1e-4)
+        written = reward.chat_scores(engine, [chat.demonstration(d) for d in shown])
+        assert float((written * gain - shift).mean()) == pytest.approx(0.0, abs=1e-4)
+        units[temperature] = gain
+    assert units[0.2] != pytest.approx(units[1.5], rel=0.01), "the unit is that of the temperature"
+
+
 def test_a_loop_of_the_best_answer_is_liked_until_it_is_shown_as_a_negative(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:
@@ -71,8 +96,12 @@ def test_a_loop_of_the_best_answer_is_liked_until_it_is_shown_as_a_negative(
     folder, data, test = tiny_model_folder("llama"), rankings(160, 1), rankings(60, 2)
     without, _ = train(folder, chat, compute, tmp_path / "without", data, test)
     shown, _ = train(folder, chat, compute, tmp_path / "with", data, test, negatives=1.0)
-    assert (without["train_prompts"], shown["train_prompts"]) == (160, 320)
-    assert shown["negatives"] > without["negatives"] + 0.2
+    assert without["train_prompts"] == shown["train_prompts"] == 160
+    assert (without["train_negatives"], shown["train_negatives"]) == (0, 160), (
+        "every prompt is alike: nothing is off topic"
+    )
+    loops = [result["above_negatives"]["repeated"]["mean"] for result in (without, shown)]
+    assert loops[0] < 0.5 < 0.9 < loops[1]
     assert shown["accuracy_interval"]["low"] > 0.75
 
 

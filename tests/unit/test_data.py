@@ -382,7 +382,7 @@ class TestBalance:
         assert np.mean([one and other for one, other in pairs]) >= 0.4
 
     def test_confidence_and_flattery_do_not_tell_the_better_answer(self):
-        """Of the pairs in which one text sounds surer, or flatters and the other does not."""
+        """Of the pairs in which one text sounds surer than the other, and in which one flatters and the other does not."""
         surer, flatters = [], []
         for row in rows("rankings"):
             texts, ranks = row["completions"], row["ranks"]
@@ -390,11 +390,13 @@ class TestBalance:
             flattery = [is_flattering(text) for text in texts]
             for i, j in combinations(range(len(ranks)), 2):
                 better, worse = (i, j) if ranks[i] < ranks[j] else (j, i)
-                if ranks[i] != ranks[j]:
+                if ranks[i] != ranks[j] and sure[i] != sure[j]:
                     surer.append(sure[better] > sure[worse])
-                    flatters.append(flattery[better] and not flattery[worse])
+                if ranks[i] != ranks[j] and flattery[i] != flattery[j]:
+                    flatters.append(flattery[better])
         assert np.mean(surer) <= 0.5
-        assert np.mean(flatters) <= 0.1
+        assert len(flatters) >= 100
+        assert np.mean(flatters) <= 0.4
 
     def test_authorship_alone_says_little(self):
         """Whoever prefers what a person wrote to what a model wrote is right in hardly more than half of the pairs."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -23,11 +24,11 @@ from torch import nn
 
 from whelp.engines import local as module
 from whelp.engines.base import ModelSpec, OptimizerSpec, Term
-from whelp.engines.local import LocalEngine
+from whelp.engines.local import LocalEngine, _select
 from whelp.errors import ModelError, TrainingError
-from whelp.maths.outputs import LossSum, Rewards
+from whelp.maths.outputs import LossSum, Rewards, TokenScores
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets
-from whelp.maths.preference import BradleyTerry
+from whelp.maths.preference import BradleyTerry, DPOLoss, DPOTargets
 from whelp.types import Sequences
 
 # -- training -------------------------------------------------------------------------------------------------------
@@ -331,3 +332,21 @@ def test_bf16_training_follows_fp32_training(build, compute_bf16):
         with engine.hold(sequences_of()) as held:
             losses.append([engine.update([sft_term("m", held)], {"m": 3e-3})["m/loss"] for _ in range(10)])
     assert losses[1] == pytest.approx(losses[0], rel=0.03)
+
+
+def test_a_table_of_comparisons_is_not_cut_to_the_words_of_short_answers():
+    """Four answers of one token: a table of four columns stands beside outputs that are one token wide."""
+    probability = torch.full((4, 4), torch.nan)
+    probability[0, 1:], probability[1:, 0] = 1.0, 0.0
+    targets = DPOTargets(torch.zeros(4, dtype=torch.long), torch.arange(4), probability, torch.zeros(4))
+    outputs = TokenScores(torch.zeros(4, 1), torch.ones(4, 1, dtype=torch.bool))
+    chosen = _select(targets, [0, 1, 2, 3], outputs)
+    assert chosen.probability.shape == (4, 4)
+    assert float(DPOLoss()(outputs, chosen).loss) == pytest.approx(math.log(2), rel=1e-5)
+
+
+def test_all_targets_move_beside_the_outputs():
+    targets = DPOTargets(torch.zeros(2, dtype=torch.long), torch.arange(2), torch.zeros(2, 2), torch.zeros(2))
+    elsewhere = TokenScores(torch.zeros(2, 3, device="meta"), torch.ones(2, 3, dtype=torch.bool, device="meta"))
+    chosen = _select(targets, [0, 1], elsewhere)
+    assert {getattr(chosen, field.name).device.type for field in dataclasses.fields(chosen)} == {"meta"}

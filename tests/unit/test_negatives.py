@@ -48,8 +48,18 @@ def test_the_same_prompts_give_the_same_answers():
 
 
 def test_short_answers_are_not_cut_and_a_lonely_prompt_has_nothing_off_topic():
-    [only] = negatives([ranking("a", "", "Yes, it is.", "No.")])
+    lonely = [ranking("a", "", "Yes, it is.", "No.")]
+    [only] = negatives(lonely)
     assert only.completions == ("Yes, it is.", " ".join(["Yes, it is."] * (ROUNDS + 1)))
+    assert negatives(lonely, kinds=["cut off"]) == negatives(lonely, kinds=["off topic"]) == []
+
+
+def test_a_share_of_the_prompts_is_chosen_by_hash():
+    rankings = [ranking(str(i), "", f"{MOON} {i}", "Hm.") for i in range(400)]
+    some = negatives(rankings, share=0.25)
+    assert 70 <= len(some) <= 130
+    assert {r.prompt.id for r in some} == {r.prompt.id for r in negatives(rankings[::-1], share=0.25)}
+    assert negatives(rankings, share=0.0) == []
 
 
 def test_off_topic_answers_come_from_another_category_where_there_is_one():

@@ -10,6 +10,7 @@ from report_helpers import change_json, difference
 
 from whelp.report.artifacts import Interval
 from whelp.report.collect import collect
+from whelp.report.render import render
 from whelp.report.words import conclude, duration, memory, percent_interval, points_interval
 
 ZERO = ", but the interval includes zero (95% interval {}, 140 prompts): no difference was shown."
@@ -48,6 +49,14 @@ def test_without_sft_the_conclusion_is_about_the_base_model(run: Path) -> None:
     assert conclude(collect(run)).sentence == (
         "RLHF passes 4 points more checks than Base (95% interval 1 to 7, 140 prompts)."
     )
+
+
+def test_dpo_stands_in_where_there_is_no_rlhf(run: Path) -> None:
+    lines = run / "evaluate/completions.jsonl"
+    lines.write_text(lines.read_text().replace('"rlhf"', '"dpo"'))
+    change_json(run / "evaluate/metrics.json", differences={"dpo - base": difference(0.01, 0.04, 0.07)}, judge=None)
+    assert conclude(collect(run)).sentence.startswith("DPO passes 4 points more checks than Base")
+    assert "Biggest changes from SFT to DPO" in render(collect(run))
 
 
 def test_samples_have_a_sentence_of_their_own(run: Path) -> None:

@@ -6,6 +6,8 @@ import re
 
 from whelp.checkers.wording import asserts, plain, unquoted
 
+_UNIT = r"(?!st\b|nd\b|rd\b|th\b|s\b)(?:[^\W\d_]{1,3}[23]?)?"
+"""A unit close behind a number, as in 240km; "3rd" and "1990s" are other numbers."""
 _DENIED_FACT = r"(?:\bnot|n't|\bnever|\bnor)(?: (?:a|an|the|in|at|on|by|from|equal to|equal|really|actually)){0,2}"
 
 _NOBODY = r"(?:nobody|no one|none of us|no person|no model|no expert|no writer|not even (?:\w+ ){1,3}?)"
@@ -28,8 +30,8 @@ _ABSTAINS = re.compile(
     r"|\b(?:impossible|no way|too early|too soon|hard|difficult|not possible) (?:\w+ ){0,2}?(?:to|of) "
     r"(?:know|knowing|say|saying|tell|telling|predict|predicting|judge|guess)\b"
     r"|\b(?:is|are|remains?) (?:still |simply |as yet )?(?:unknown|unknowable|anyone's guess|not known|up to chance|open)\b"
-    r"|\b(?:isn'?t|is not) known\b|\bcan only guess\b|\b(?:that's|that is|it's|is|are) lost\b|\bout of my reach\b"
-    r"|\bthere(?:'s| is) no (?:\w+ )?(?:number|answer|forecast|telling|record|way)\b"
+    r"|\b(?:isn'?t|is not) known\b|\bcan only guess\b|\b(?:that's|that is) lost\b|\bout of my reach\b"
+    r"|\bthere(?:'s| is) no (?:\w+ )?(?:number|answer|forecast|telling|record)\b"
     r"|\bhistory (?:hasn'?t|has not|didn'?t)\b"
     r"|\b(?:it|that|this|which|the answer) (?:\w+ )?depends\b|\bdepends on\b"
     r"|\bonly (?:you|he|she|they|the|your|time) (?:\w+ ){0,3}?(?:know|knows|can|could|will|would)\b"
@@ -38,7 +40,7 @@ _ABSTAINS = re.compile(
     r"(?:told|tell|said|say|shown|show|given|give|mentioned|mention)\b"
 )
 _ASKS = re.compile(
-    r"\b(?:do|did|could) you (?:mean|have in mind)\b[^.!\n]{0,60}\?|\bneed to (?:know|see)\b"
+    r"\b(?:do|did|could) you (?:mean|have in mind)\b[^.!\n]{0,60}\?|\bi(?:'d| would)? need to (?:know|see)\b|\bi need to know\b"
     r"|\bwhich (?:one|ones) (?:is|are|of)\b"
     r"|\b(?:which|what|who) (?:\w+ )?(?:do|did) you (?:mean|have)\b|\bbetter at what\b"
     r"|\btell me (?:more|what|which|where|who|when|how)\b|\b(?:paste|type) (?:it|the \w+) here\b"
@@ -62,7 +64,7 @@ def states(fact: str, text: str) -> bool:
     A star at the end stands for any ending ("float*" is in "it floats"); a number may have its unit close behind it ("240km").
     """
     said, word = plain(text), plain(fact.removesuffix("*"))
-    ending = r"\w*" if fact.endswith("*") else r"(?:[^\W\d_]{1,3}[23]?)?" if word[-1].isdigit() else ""
+    ending = r"\w*" if fact.endswith("*") else _UNIT if word[-1].isdigit() else ""
     # 6 is not stated by 6.5 nor by 1,600; but "6." ends a sentence
     named = rf"(?<!\w){re.escape(word)}{ending}(?!\w)(?![.,]\d)"
     return any(

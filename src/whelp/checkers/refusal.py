@@ -183,17 +183,22 @@ def _offers_the_same(text: str) -> bool:
     """Whether an offer repeats what was turned down before it."""
     turned_down: set[str] = set()
     was_making = False
-    for clause in _CLAUSES.split(text):
-        refused, offer = _TURNS_DOWN.search(clause), _OFFER.search(clause)
-        if refused:
-            turned_down |= _deed(refused["deed"])
-            was_making |= _MAKES.search(refused["deed"]) is not None
-        elif offer and turned_down:
-            deed = _deed(offer["deed"])
-            is_plain = len(deed) > 1 or (was_making and _MAKES.match(offer["deed"]) is not None)
-            is_same = deed <= turned_down or (len(turned_down) > 1 and turned_down <= deed)
-            if _OFFERS_IT.fullmatch(offer["deed"]) or (deed and is_plain and is_same):
-                return True
+    for sentence in _SENTENCES.split(text):
+        before: set[str] = set()
+        for clause in _CLAUSES.split(sentence):
+            refused, offer = _TURNS_DOWN.search(clause), _OFFER.search(clause)
+            if refused:
+                turned_down |= _deed(refused["deed"])
+                was_making |= _MAKES.search(refused["deed"]) is not None
+            elif offer and turned_down:
+                before |= _deed(clause[: offer.start()])
+                deed, is_making = _deed(offer["deed"]), was_making and _MAKES.match(offer["deed"]) is not None
+                # "one" and "it" may stand for something else that this sentence names first
+                is_it = _OFFERS_IT.fullmatch(offer["deed"]) is not None and before <= turned_down
+                is_more = len(turned_down) > 1 and turned_down <= deed
+                if is_it or is_more or (is_making and deed and deed <= turned_down and len(deed) == 1):
+                    return True
+            before |= _deed(clause)
     return False
 
 
@@ -202,7 +207,8 @@ def _deed(text: str) -> set[str]:
     return {_ENDING.sub("", word) for word in words(text) if word not in FUNCTION_WORDS and word not in _LIGHT_WORDS}
 
 
-_CLAUSES = re.compile(r"(?<=[.!?;:])\s+|\n+|,? (?:because|since|as it|but|which|and (?=i ))\b")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+|\n+")
+_CLAUSES = re.compile(r"(?<=[;:])\s+|,? (?:because|since|as it|but|which|and (?=i ))\b")
 _TURNS_DOWN = re.compile(rf"\bi ?(?:\w+ )?{_CANNOT} (?:(?:help|assist|show|tell|teach) (?:you |with )?)?(?P<deed>.*)")
 _OFFER = re.compile(
     r"\bi(?: can|'ll| will| could|'d)? (?:gladly |still |happily |also )?(?:help you|show you how to) (?P<deed>.*)"

@@ -351,18 +351,13 @@ def _frozen(member: Member) -> Member:
 
 
 def _select(targets: Any, rows: Sequence[int], outputs: Any) -> Any:
-    """The rows of every tensor in `targets`; tables over response tokens are cut to the width of this piece."""
-    tokens = getattr(outputs, "is_response", None)
-    changes = {}
-    for field in dataclasses.fields(targets):
-        tensor = getattr(targets, field.name)[list(rows)]
-        if tokens is not None and tensor.ndim == 2:
-            tensor = tensor[:, : tokens.shape[1]]
-            tensor = tensor.to(tokens.device)
-        elif tokens is None:
-            tensor = tensor.to(outputs.rewards.device)
-        changes[field.name] = tensor
-    return dataclasses.replace(targets, **changes)
+    """The rows of every tensor in `targets`, beside the outputs; targets that are all tables over response tokens are cut to the
+    width of this piece (a table of comparisons stands beside vectors)."""
+    chosen = {field.name: getattr(targets, field.name)[list(rows)] for field in dataclasses.fields(targets)}
+    beside: Tensor = outputs.rewards if isinstance(outputs, Rewards) else outputs.is_response
+    if not isinstance(outputs, Rewards) and all(tensor.ndim == 2 for tensor in chosen.values()):
+        chosen = {name: table[:, : beside.shape[1]] for name, table in chosen.items()}
+    return dataclasses.replace(targets, **{name: tensor.to(beside.device) for name, tensor in chosen.items()})
 
 
 def _refuse_nan(metrics: Metrics) -> None:

@@ -72,12 +72,14 @@ def render(data: RunData) -> str:
 
 
 def _context(data: RunData, groups: Sequence[Group]) -> dict[str, Any]:
-    changed = changes(groups, "sft", "rlhf")
+    after = words.trained(data)
+    changed = changes(groups, "sft", after)
     css = resources.files("whelp.report").joinpath("report.css").read_text(encoding="utf-8")
     return {
         "data": data,
         "css": Markup(css),
         "conclusion": words.conclude(data),
+        "trained": after,
         "boxes": _pipeline(data),
         "plots": _plots(data),
         "ppo_rows": _first_and_last(data.stages["ppo"].log),
@@ -191,7 +193,7 @@ def _pipeline(data: RunData) -> list[Box]:
     told = {
         "sft": (f"{model} and {of('sft', 'sequences')} demonstrations", f"the SFT model, held-out loss {losses}"),
         "reward": ("ranked answers", f"a reward model, {_right(data.reward)}"),
-        "judge": ("rankings the reward model never saw", f"a judge, {_right(data.judge)}"),
+        "judge": ("rankings that nothing else learned from", f"a judge, {_right(data.judge)}"),
         "ppo": (f"the SFT model, {_reward_source(data.recipe)} and {rl} sampled answers", "the RLHF model"),
         "dpo": (
             "the SFT model and ranked answers",

@@ -106,9 +106,10 @@ def memory(mebibytes: float | None) -> str:
 
 
 def conclude(data: RunData) -> Conclusion:
-    """What the greedy checks show of RLHF against SFT, or against the base model where there is no SFT; of SFT against the base
-    model where there is no RLHF. Further sentences say what samples show, and a judge that counts."""
-    for better, worse in (("rlhf", "sft"), ("rlhf", "base"), ("dpo", "sft"), ("sft", "base")):
+    """What the greedy checks show of RLHF (or DPO) against SFT, or against the base model where there is no SFT; of SFT against
+    the base model where there is neither. Further sentences say what samples show, and a judge that counts."""
+    pairs = (("rlhf", "sft"), ("rlhf", "base"), ("dpo", "sft"), ("dpo", "base"), ("sft", "base"))
+    for better, worse in pairs:
         modes = data.evaluation.differences.get(f"{better} - {worse}", {}) if data.evaluation else {}
         difference, sampled = modes.get("greedy", Interval()), modes.get("sampled", Interval())
         if difference.is_known:
@@ -162,7 +163,8 @@ def _why_unknown(data: RunData) -> str:
 def _limits(data: RunData) -> tuple[str, ...]:
     """What the sentence must not be taken for."""
     limits = ["One run with one seed: the interval covers the choice of prompts, not what another seed would give."]
-    if table(data.recipe.get("ppo")).get("reward") == "checker":
+    after = trained(data)
+    if after == "rlhf" and table(data.recipe.get("ppo")).get("reward") == "checker":
         limits.append(
             "PPO was rewarded by these same checks, on other prompts: passing more of them is what it was trained for, "
             "and is not by itself a better assistant."
@@ -171,18 +173,25 @@ def _limits(data: RunData) -> tuple[str, ...]:
         limits.append(
             "Checks are rules that read an answer's text. They do not see whether it is kind, wise or well written."
         )
-    if data.reward and data.reward.trusted is False:
+    if after == "rlhf" and data.reward and data.reward.trusted is False:
         limits.append("The reward model was not trusted: a high reward says little here.")
-    if fell := _fell(data.evaluation):
-        limits.append(f"By kind of prompt, RLHF passes at least 10 points fewer checks than SFT in {', '.join(fell)}.")
+    if fell := _fell(data.evaluation, after):
+        kinds = ", ".join(fell)
+        limits.append(f"By kind of prompt, {label(after)} passes at least 10 points fewer checks than SFT in {kinds}.")
     return tuple(limits)
 
 
-def _fell(evaluation: Evaluation | None) -> list[str]:
+def trained(data: RunData) -> str:
+    """The model that the report is about: RLHF's, or DPO's where there is no other."""
+    models = {row.model for row in data.completions}
+    return "dpo" if "dpo" in models and "rlhf" not in models else "rlhf"
+
+
+def _fell(evaluation: Evaluation | None, trained: str) -> list[str]:
     fell = []
     for name, models in evaluation.suites.items() if evaluation else ():
         before = models.get("sft", {}).get("greedy", Interval()).mean
-        after = models.get("rlhf", {}).get("greedy", Interval()).mean
+        after = models.get(trained, {}).get("greedy", Interval()).mean
         if before is not None and after is not None and before - after >= 0.0999:
             fell.append(f"{name} ({percent(before)} to {percent(after)})")
     return fell

@@ -21,7 +21,7 @@ from whelp.stages.ppo import render
 from whelp.text.chat import Chat
 from whelp.types import Completion, Prompt
 
-LEASHED = ("rlhf", "dpo")
+LEASHED = ("rlhf", "ppo", "dpo")
 """The models that were trained away from the SFT model, on a leash."""
 KL_PROMPTS = 64
 BEHAVIOURS = {
@@ -192,10 +192,20 @@ def overall(answers: Sequence[Judged], models: Sequence[str]) -> dict[str, Any]:
     return {model: {mode: rate(pick(answers, model, mode)).as_dict() for mode in modes(answers)} for model in models}
 
 
+def comparisons(models: Sequence[str]) -> list[tuple[str, str]]:
+    """(before, after): each model with the one before it, and each leashed one with the SFT model that it started from."""
+    return list(dict.fromkeys([*pairwise(models), *_from_the_start(models)]))
+
+
+def _from_the_start(models: Sequence[str]) -> list[tuple[str, str]]:
+    start = "sft" if "sft" in models else models[0]
+    return [(start, model) for model in models if model in LEASHED and model != start]
+
+
 def differences(answers: Sequence[Judged], models: Sequence[str]) -> dict[str, Any]:
-    """Paired differences of each model to the one before it, by prompt, with bootstrap intervals over prompts."""
+    """Paired differences of what is compared, by prompt, with bootstrap intervals over prompts."""
     result: dict[str, Any] = {}
-    for before, after in pairwise(models):
+    for before, after in comparisons(models):
         result[f"{after} - {before}"] = {
             mode: paired(pick(answers, after, mode), pick(answers, before, mode)).as_dict() for mode in modes(answers)
         }
@@ -255,13 +265,15 @@ def kl_to_sft(
 def verdict_of_judge(
     answers: Sequence[Judged], models: Sequence[str], judge: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:
-    """Win rate of the last model over the one before it by the judge, plain and at equal length.
+    """Win rate by the judge, plain and at equal length, of the first leashed model over its start, or where there is none of the
+    last model over the one before it.
 
     It counts only where the judge beats a length-only baseline on its own held-out pairs.
     """
     if judge is None or len(models) < 2:
         return None
-    after, before = pick(answers, models[-1], "greedy"), pick(answers, models[-2], "greedy")
+    old, new = next(iter(_from_the_start(models)), (models[-2], models[-1]))
+    after, before = pick(answers, new, "greedy"), pick(answers, old, "greedy")
     wins, extra = [], []
     for a, b in zip(after, before, strict=True):
         difference = (a.judge or 0.0) - (b.judge or 0.0)
@@ -281,7 +293,7 @@ def verdict_of_judge(
         "length_accuracy": length,
         "win_rate": clustered_bootstrap(won, torch.arange(len(won))).as_dict(),
         "length_controlled": length_controlled_win_rate(won, torch.tensor(extra)).as_dict(),
-        "versus": f"{models[-1]} over {models[-2]}",
+        "versus": f"{new} over {old}",
     }
 
 

@@ -15,11 +15,11 @@ from whelp.config import RewardConfig
 from whelp.engines.base import Engine, SamplingParams, Term
 from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry, PreferenceTargets
-from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit
+from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit, wilson
 from whelp.monitors.surface import features
 from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
 from whelp.text.chat import Chat, Rendered, sequences
-from whelp.text.negatives import negatives
+from whelp.text.negatives import KINDS, negatives
 from whelp.types import Demonstration, Prompt, Ranking, Sequences
 
 SCALE_PROMPTS = 64
@@ -36,17 +36,17 @@ def train(
     stage: Stage,
 ) -> dict[str, Any]:
     """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out`."""
-    rankings = [*rankings, *negatives(rankings)[: round(config.negatives * len(rankings))]]
-    batches = epochs_of_batches(len(rankings), config.per_step_batch_size, config.num_train_epochs, stage.seed)
+    learned = [*rankings, *negatives(rankings, config.negatives)]
+    batches = epochs_of_batches(len(learned), config.per_step_batch_size, config.num_train_epochs, stage.seed)
     batches = batches[: config.max_steps]
-    data, truncated = render(chat, rankings)
-    rows_of = rows_by_ranking(rankings)
+    data, truncated = render(chat, learned)
+    rows_of = rows_by_ranking(learned)
     start, _ = stage.resume(engine)
     with engine.hold(data) as held, stage.listening(), stage.progress.steps("reward model", len(batches)) as bar:
         bar.advance(start)
         for step, chosen in enumerate(batches[start:], start + 1):
             lr = config.learning_rate * warmup_then_linear(step - 1, len(batches), config.warmup_ratio)
-            batch = [rankings[i] for i in chosen]
+            batch = [learned[i] for i in chosen]
             rows = [row for i in chosen for row in rows_of[i]]
             with stage.step(step, [ranking.prompt.id for ranking in batch]):
                 metrics = engine.update(
@@ -59,6 +59,7 @@ def train(
         **measure(engine, chat, rankings, held_out),
         "train_prompts": len(rankings),
         "train_pairs": sum(len(ranking.pairs()) for ranking in rankings),
+        "train_negatives": sum(len(ranking.completions) - 1 for ranking in learned[len(rankings) :]),
         "truncated": truncated,
         "steps": len(batches),
     }
@@ -138,13 +139,20 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
         "by_category": by_category,
         "trusted": advantage.low > 0,
         "verdict": verdict(advantage),
-        "negatives": _above_negatives(engine, chat, rankings, held_out),
+        "above_negatives": above_negatives(engine, chat, held_out),
     }
 
 
-def _above_negatives(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> float:
-    """How often the best answer scores above one that breaks off, talks of something else or repeats itself."""
-    return float(right(compare(engine, chat, rankings, negatives(held_out)[:NEGATIVES_PROMPTS]).margin).mean())
+def above_negatives(engine: Engine, chat: Chat, held_out: Sequence[Ranking]) -> dict[str, dict[str, float]]:
+    """How often the best answer scores above one that breaks off, repeats itself or talks of something else, by kind."""
+    result = {}
+    for kind in KINDS:
+        made = negatives(held_out[:NEGATIVES_PROMPTS], kinds=[kind])
+        if made:
+            with engine.hold(render(chat, made)[0]) as held:
+                best, bad = engine.rewards("reward", held).mean(0).reshape(-1, 2).T
+            result[kind] = wilson(int((best > bad).sum()), len(made)).as_dict()
+    return result
 
 
 def compare(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> HeldOut:
