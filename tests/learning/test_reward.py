@@ -89,7 +89,7 @@ def test_the_zero_is_the_demonstrations_and_the_unit_the_policys_samples(
     assert units[0.2] != pytest.approx(units[1.5], rel=0.01), "the unit is that of the temperature"
 
 
-def test_a_loop_of_the_best_answer_is_liked_until_it_is_shown_as_a_negative(
+def test_a_loop_of_the_best_answer_is_told_apart_once_it_is_shown_as_a_negative(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:
     """Four times the word has four times its letters e, and nobody ranked such an answer."""
@@ -101,7 +101,7 @@ def test_a_loop_of_the_best_answer_is_liked_until_it_is_shown_as_a_negative(
         "every prompt is alike: nothing is off topic"
     )
     loops = [result["above_negatives"]["repeated"]["mean"] for result in (without, shown)]
-    assert loops[0] < 0.5 < 0.9 < loops[1]
+    assert loops[0] < 0.7 < 0.9 < loops[1]
     assert shown["accuracy_interval"]["low"] > 0.75
 
 
