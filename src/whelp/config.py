@@ -31,7 +31,7 @@ class SFTConfig(Section):
     num_train_epochs: PositiveInt = Field(2, description="passes over the demonstrations")
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
     learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")
-    per_step_batch_size: PositiveInt = Field(16, description="conversations in one optimizer step")
+    per_step_batch_size: PositiveInt = Field(4, description="conversations in one optimizer step")
     warmup_ratio: Fraction = Field(0.05, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")

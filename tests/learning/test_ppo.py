@@ -83,6 +83,21 @@ def test_without_a_critic_it_learns_to_say_a_token_too(
     assert "loss/policy_avg" in lines[0], "there is no critic to wait for"
 
 
+def test_another_temperature_in_sampling_than_in_training_is_seen(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, honest = tiny_model_folder("llama"), ppo.sample
+    [line] = train(folder, chat, compute, tmp_path / "same", total_episodes=64)
+    assert line["sampler/mismatch"] < 1e-5
+
+    def hotter(engine, prompts, copies, config, key):
+        return honest(engine, prompts, copies, config.model_copy(update={"temperature": 1.3}), key)
+
+    monkeypatch.setattr(ppo, "sample", hotter)
+    [line] = train(folder, chat, compute, tmp_path / "hotter", total_episodes=64)
+    assert line["sampler/mismatch"] > 0.02
+
+
 def test_a_strong_leash_holds(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
     lines = train(tiny_model_folder("llama"), chat, compute, tmp_path, kl_coef=10.0, learning_rate=1e-3)
     assert max(line["objective/kl"] for line in lines) < 0.3

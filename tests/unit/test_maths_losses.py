@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import pickle
 from itertools import combinations
@@ -45,6 +46,17 @@ def test_the_six_regions_of_the_clipped_ratio(ratio, advantage, loss, gradient, 
     assert result.sums["ratio"].item() == pytest.approx(ratio, rel=1e-5)
     assert result.sums["ratio_error"].item() == pytest.approx(abs(ratio - 1), abs=1e-6)
     assert result.sums["approxkl"].item() == pytest.approx(math.log(ratio) ** 2 / 2, rel=1e-5, abs=1e-9)
+
+
+def test_an_inverted_gate_is_found_in_the_regions(monkeypatch):
+    """The smaller of the two losses instead of the larger: it goes on where it should stop, and stops where it should go on."""
+    monkeypatch.setattr(torch, "maximum", torch.minimum)
+    found = 0
+    for region in REGIONS:
+        with contextlib.suppress(AssertionError):
+            test_the_six_regions_of_the_clipped_ratio(*region)
+            found += 1
+    assert found == 2, "at a ratio of one both are the same; nowhere else"
 
 
 def test_at_ratio_one_the_gradient_is_the_policy_gradient():
