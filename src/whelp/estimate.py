@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whelp.config import Recipe
@@ -153,6 +153,8 @@ def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     tokens = words * TOKENS_PER_WORD + 10 * len(records)
     steps = -(-len(records) // recipe.sft.per_step_batch_size) * recipe.sft.num_train_epochs
     epochs = recipe.sft.num_train_epochs * min(1.0, (recipe.sft.max_steps or steps) / steps)
+    layers = size.layers if recipe.sft_layers == "all" else min(size.layers, recipe.sft_layers)
+    size = replace(size, trainable=layers)
     trunk = 2 * size.trunk * tokens * min(1.0, epochs) / speed.forward
     return trunk + _train(size, speed, tokens, 0.7 * tokens, epochs), tokens
 

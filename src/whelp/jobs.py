@@ -78,7 +78,8 @@ def sft_work(place: Workplace) -> dict[str, Any]:
     train, held_out = split_demonstrations(place.demonstrations, config.test_fraction)
     place.record_prompts("sft", place.base)
     engine = place.engine(place.base, config.max_length)
-    engine.add("policy", place.spec(place.base, optimizer=optimizer(config)))
+    layers = place.recipe.sft_layers
+    engine.add("policy", place.spec(place.base, trainable_layers=layers, optimizer=optimizer(config)))
     say_notes(place, engine, "policy")
     result = sft.train(engine, engine.chat, train, held_out, config, place.stage("sft"))
     tell_truncated(place, result, "sft")

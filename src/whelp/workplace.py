@@ -98,7 +98,8 @@ class Workplace:
         engine.add(name, self.spec(folder, **changes))
 
     def spec(self, source: Path | None, **changes: Any) -> ModelSpec:
-        return ModelSpec(source=source, trainable_layers=self.recipe.trainable_layers, seed=self.recipe.seed, **changes)
+        usual = {"trainable_layers": self.recipe.trainable_layers, "seed": self.recipe.seed}
+        return ModelSpec(source=source, **(usual | changes))
 
     def stage(self, name: str, seed_offset: int = 0) -> Stage:
         save_steps, limit = (self.recipe.ppo.save_steps, self.recipe.ppo.save_total_limit) if name == "ppo" else (50, 1)

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from pipeline_helpers import changed, recipe_of, run, states
+from safetensors.torch import load_file
 
 from whelp.config import Recipe
 from whelp.errors import DataError, Interrupted, RunError, TrainingError
@@ -42,6 +44,20 @@ def test_every_stage_leaves_what_it_should(recipe: Recipe) -> None:
     assert evaluation["n_prompts"] == 9
     assert evaluation["kl"]["rlhf"]["n"] == 9
     assert evaluation["judge"]["versus"] == "rlhf over sft"
+
+
+def test_sft_trains_twice_the_layers_unless_told_otherwise(recipe: Recipe) -> None:
+    def moved(before: Path, after: Path) -> set[int]:
+        one, other = (load_file(folder / "model.safetensors") for folder in (before, after))
+        changed = {name for name in one if name.startswith("model.layers.") and not torch.equal(one[name], other[name])}
+        return {int(name.split(".")[2]) for name in changed}
+
+    folder, base = Path(recipe.output_dir), Path(recipe.model)
+    one = recipe.model_copy(update={"trainable_layers": 1, "stages": ("sft",)})
+    run(one)
+    assert moved(base, folder / "sft") == {2, 3}
+    run(changed(one, "sft", trainable_layers=1))
+    assert moved(base, folder / "sft") == {3}
 
 
 def test_dpo_learns_from_the_rankings_alone_and_is_judged_by_the_other_half(recipe: Recipe) -> None:
