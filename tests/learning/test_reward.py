@@ -117,3 +117,19 @@ def test_a_drawn_ranking_teaches_nothing(tiny_model_folder, chat: Chat, compute:
 def test_a_zero_head_starts_at_ln_2(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
     train(tiny_model_folder("llama"), chat, compute, tmp_path, rankings(16, 1), rankings(4, 2), head_std=0.0)
     assert MetricsLog.read(tmp_path / "metrics.jsonl")[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+
+
+def test_only_what_the_steps_need_is_read_and_the_baselines_learn_from_it_too(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[int] = []
+    honest = LocalEngine.hold
+    monkeypatch.setattr(LocalEngine, "hold", lambda self, data: held.append(len(data)) or honest(self, data))
+    engine = LocalEngine(chat, compute)
+    spec = ModelSpec(source=tiny_model_folder("llama"), head="scalar", optimizer=OptimizerSpec(), fresh_head=True)
+    engine.add("reward", spec)
+    config = RewardConfig(max_steps=2, per_step_batch_size=4)
+    stage = Stage(tmp_path, SilentProgress(), seed=0)
+    result = reward.train(engine, chat, rankings(160, 1), rankings(10, 2), config, stage)
+    assert held[0] == 2 * 4 * 3, "two steps of four rankings of three answers"
+    assert result["train_prompts"] == 8

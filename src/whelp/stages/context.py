@@ -117,6 +117,13 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
 
 
+def used_rows(batches: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+    """The rows that any batch has, in order, and the batches by their places there: `max_steps` may leave most rows out."""
+    used = sorted({row for batch in batches for row in batch})
+    place = {row: i for i, row in enumerate(used)}
+    return used, [[place[row] for row in batch] for batch in batches]
+
+
 def epochs_of_batches(count: int, batch_size: int, epochs: int, seed: int) -> list[list[int]]:
     """The rows of every optimizer step of the whole training; the last batch of an epoch may be smaller."""
     batches = []

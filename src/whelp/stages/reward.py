@@ -17,13 +17,13 @@ from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry, PreferenceTargets
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit, wilson
 from whelp.monitors.surface import features
-from whelp.stages.context import Stage, epochs_of_batches, numbers, warmup_then_linear
+from whelp.stages.context import Stage, epochs_of_batches, numbers, used_rows, warmup_then_linear
 from whelp.text.chat import Chat, Rendered, sequences
-from whelp.text.negatives import KINDS, negatives
+from whelp.text.negatives import KINDS, SOURCE, negatives
 from whelp.types import Demonstration, Prompt, Ranking, Sequences
 
 SCALE_PROMPTS = 64
-NEGATIVES_PROMPTS = 100
+NEGATIVES_PROMPTS = 50
 """Held-out prompts on which it is seen whether the best answer scores above bad ones made by a program."""
 
 
@@ -35,10 +35,13 @@ def train(
     config: RewardConfig,
     stage: Stage,
 ) -> dict[str, Any]:
-    """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out`."""
+    """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out` beside baselines that learned
+    from the same rankings."""
     learned = [*rankings, *negatives(rankings, config.negatives)]
     batches = epochs_of_batches(len(learned), config.per_step_batch_size, config.num_train_epochs, stage.seed)
-    batches = batches[: config.max_steps]
+    used, batches = used_rows(batches[: config.max_steps])
+    learned = [learned[i] for i in used]
+    rankings = [ranking for ranking in learned if ranking.source != SOURCE]
     data, truncated = render(chat, learned)
     rows_of = rows_by_ranking(learned)
     start, _ = stage.resume(engine)
@@ -59,7 +62,7 @@ def train(
         **measure(engine, chat, rankings, held_out),
         "train_prompts": len(rankings),
         "train_pairs": sum(len(ranking.pairs()) for ranking in rankings),
-        "train_negatives": sum(len(ranking.completions) - 1 for ranking in learned[len(rankings) :]),
+        "train_negatives": sum(len(ranking.completions) - 1 for ranking in learned if ranking.source == SOURCE),
         "truncated": truncated,
         "steps": len(batches),
     }
@@ -145,14 +148,19 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
 
 def above_negatives(engine: Engine, chat: Chat, held_out: Sequence[Ranking]) -> dict[str, dict[str, float]]:
     """How often the best answer scores above one that breaks off, repeats itself or talks of something else, by kind."""
+    some = held_out[:NEGATIVES_PROMPTS]
+    made = negatives(some)
+    if not made:
+        return {}
+    with engine.hold(render(chat, made)[0]) as held:
+        scores = engine.rewards("reward", held).mean(0).tolist()
+    score = dict(zip([(r.prompt.id, text) for r in made for text in r.completions], scores, strict=True))
     result = {}
     for kind in KINDS:
-        made = negatives(held_out[:NEGATIVES_PROMPTS], kinds=[kind])
-        if made:
-            with engine.hold(render(chat, made)[0]) as held:
-                best, bad = engine.rewards("reward", held).mean(0).reshape(-1, 2).T
-            result[kind] = wilson(int((best > bad).sum()), len(made)).as_dict()
-    return result
+        pairs = [(r.prompt.id, *r.completions) for r in negatives(some, kinds=[kind])]
+        wins = sum(score[id, best] > score[id, bad] for id, best, bad in pairs)
+        result[kind] = wilson(wins, len(pairs)).as_dict()
+    return {kind: rate for kind, rate in result.items() if rate["n"]}
 
 
 def compare(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> HeldOut:
