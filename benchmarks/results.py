@@ -176,7 +176,7 @@ def run_hh(files: Sequence[Path]) -> None:
     folder = RUNS / "hh"
     pairs = folder / "pairs.jsonl"
     write_text_atomic(pairs, "".join(file.read_text(encoding="utf-8") for file in files))
-    overrides = ["reward.num_train_epochs=1", "reward.learning_rate=1e-4"]
+    overrides = ["reward.num_train_epochs=1", "reward.learning_rate=2e-4", "reward.per_step_batch_size=4"]
     model = load_recipe("assistant").model
     _whelp("reward", "--model", model, "--train_file", str(pairs), "--output_dir", str(folder), "--resume", *overrides)
     result: dict[str, Any] = {"reward": read_json(folder / "reward" / "metrics.json"), "judge": {}}
