@@ -13,19 +13,16 @@ from collections import defaultdict
 from pathlib import Path
 
 from whelp.checkers import KINDS, passes
+from whelp.maths.stats import wilson
 from whelp.text.formats import read_prompts
 
 LABELS = Path(__file__).parent / "labels.jsonl"
 
 
 def share(count: int, of: int) -> str:
-    """A share with its 95% interval (Wilson)."""
-    if not of:
-        return "-"
-    z, p = 1.96, count / of
-    middle, half = p + z * z / (2 * of), z * (p * (1 - p) / of + z * z / (4 * of * of)) ** 0.5
-    low, high = (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
-    return f"{p:.0%} ({low:.0%} to {high:.0%})"
+    """A share with its 95% interval."""
+    rate = wilson(count, of)
+    return f"{rate.mean:.0%} ({rate.low:.0%} to {rate.high:.0%})" if of else "-"
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ _ABSTAINS = re.compile(
     r"(?:told|tell|said|say|shown|show|given|give|mentioned|mention)\b"
 )
 _ASKS = re.compile(
-    r"\b(?:do|did|could) you (?:mean|have in mind)\b[^.!\n]{0,60}\?|\bi(?:'d| would)? need to (?:know|see)\b|\bi need to know\b"
+    r"\b(?:do|did|could) you (?:mean|have in mind)\b[^.!\n]{0,60}\?|\bi(?:'d| would)? need to (?:know|see)\b"
     r"|\bwhich (?:one|ones) (?:is|are|of)\b"
     r"|\b(?:which|what|who) (?:\w+ )?(?:do|did) you (?:mean|have)\b|\bbetter at what\b"
     r"|\btell me (?:more|what|which|where|who|when|how)\b|\b(?:paste|type) (?:it|the \w+) here\b"

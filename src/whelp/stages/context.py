@@ -117,13 +117,6 @@ def shuffled(count: int, seed: int, epoch: int) -> list[int]:
     return torch.randperm(count, generator=generator).tolist()
 
 
-def used_rows(batches: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
-    """The rows that any batch has, in order, and the batches by their places there: `max_steps` may leave most rows out."""
-    used = sorted({row for batch in batches for row in batch})
-    place = {row: i for i, row in enumerate(used)}
-    return used, [[place[row] for row in batch] for batch in batches]
-
-
 def epochs_of_batches(count: int, batch_size: int, epochs: int, seed: int) -> list[list[int]]:
     """The rows of every optimizer step of the whole training; the last batch of an epoch may be smaller."""
     batches = []
@@ -131,6 +124,16 @@ def epochs_of_batches(count: int, batch_size: int, epochs: int, seed: int) -> li
         order = shuffled(count, seed, epoch)
         batches += [order[i : i + batch_size] for i in range(0, count, batch_size)]
     return batches
+
+
+def planned(
+    count: int, batch_size: int, epochs: int, max_steps: int | None, seed: int
+) -> tuple[list[int], list[list[int]]]:
+    """The rows that any step needs, in order, and the batches by their places there: `max_steps` may leave most rows out."""
+    batches = epochs_of_batches(count, batch_size, epochs, seed)[:max_steps]
+    used = sorted({row for batch in batches for row in batch})
+    place = {row: i for i, row in enumerate(used)}
+    return used, [[place[row] for row in batch] for batch in batches]
 
 
 def warmup_then_linear(step: int, total: int, warmup_ratio: float) -> float:

@@ -15,7 +15,7 @@ from whelp.maths.masked import masked_row_sums
 from whelp.maths.preference import DPOLoss, DPOTargets
 from whelp.maths.stats import clustered_bootstrap
 from whelp.stages import reward
-from whelp.stages.context import Stage, epochs_of_batches, numbers, used_rows, warmup_then_linear
+from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
 from whelp.text.chat import Chat
 from whelp.types import Ranking
 
@@ -29,8 +29,9 @@ def train(
     stage: Stage,
 ) -> dict[str, Any]:
     """Train the engine's model "policy" beside its fixed "reference"; returns the stage's metrics, measured on `held_out`."""
-    batches = epochs_of_batches(len(rankings), config.per_step_batch_size, config.num_train_epochs, stage.seed)
-    used, batches = used_rows(batches[: config.max_steps])
+    used, batches = planned(
+        len(rankings), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
+    )
     rankings = [rankings[i] for i in used]
     data, truncated = reward.render(chat, rankings)
     rows_of = reward.rows_by_ranking(rankings)

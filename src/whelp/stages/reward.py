@@ -17,7 +17,7 @@ from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry, PreferenceTargets
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit, wilson
 from whelp.monitors.surface import features
-from whelp.stages.context import Stage, epochs_of_batches, numbers, used_rows, warmup_then_linear
+from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
 from whelp.text.chat import Chat, Rendered, sequences
 from whelp.text.negatives import KINDS, SOURCE, negatives
 from whelp.types import Demonstration, Prompt, Ranking, Sequences
@@ -38,8 +38,9 @@ def train(
     """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out` beside baselines that learned
     from the same rankings."""
     learned = [*rankings, *negatives(rankings, config.negatives)]
-    batches = epochs_of_batches(len(learned), config.per_step_batch_size, config.num_train_epochs, stage.seed)
-    used, batches = used_rows(batches[: config.max_steps])
+    used, batches = planned(
+        len(learned), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
+    )
     learned = [learned[i] for i in used]
     rankings = [ranking for ranking in learned if ranking.source != SOURCE]
     data, truncated = render(chat, learned)

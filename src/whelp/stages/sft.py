@@ -11,7 +11,7 @@ from whelp.config import SFTConfig
 from whelp.engines.base import Engine, Held, Term
 from whelp.maths.masked import masked_sum
 from whelp.maths.sft import CrossEntropy, SFTTargets
-from whelp.stages.context import Stage, epochs_of_batches, numbers, used_rows, warmup_then_linear
+from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
 from whelp.text.chat import Chat, sequences
 from whelp.types import Demonstration, Sequences
 
@@ -25,8 +25,9 @@ def train(
     stage: Stage,
 ) -> dict[str, Any]:
     """Train the engine's model "policy"; returns the stage's metrics."""
-    batches = epochs_of_batches(len(demonstrations), config.per_step_batch_size, config.num_train_epochs, stage.seed)
-    used, batches = used_rows(batches[: config.max_steps])
+    used, batches = planned(
+        len(demonstrations), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
+    )
     demonstrations = [demonstrations[i] for i in used]
     data, truncated = render(chat, demonstrations)
     start, state = stage.resume(engine)
