@@ -5,8 +5,8 @@
     python benchmarks/results.py run hh --hh helpful.jsonl harmless.jsonl   a reward model and judge on pairs of your own
     python benchmarks/results.py tables                                write the tables between their marks in docs/results.md
 
-A finished run leaves `benchmarks/results/<experiment>-<seed>.json`: the numbers, every pass and fail, the commit, and a hash
-of the recipe and its data. A run whose hash is not today's counts as missing, and no table shows it.
+A finished run leaves `benchmarks/results/<experiment>-<seed>.json`: the numbers, every pass and fail, the commit, the recipe
+and hashes of its data. A run whose recipe or data are not today's counts as missing, and no table shows it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from whelp.config import Recipe
 from whelp.engines.devices import choose
 from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.recipes import load_recipe
-from whelp.runs.files import canonical_json, read_json, sha256_file, sha256_json, write_json_atomic, write_text_atomic
+from whelp.runs.files import canonical_json, read_json, sha256_file, write_json_atomic, write_text_atomic
 from whelp.runs.manifest import DONE, TRAINING_PROMPTS
 from whelp.runs.metrics import MetricsLog
 from whelp.settings import sections
@@ -83,7 +83,7 @@ class Experiment:
 
 
 EXPERIMENTS = (
-    Experiment("assistant", (0, 1, 2), overrides=("evaluate.samples=2",)),
+    Experiment("assistant", (0, 1, 2), overrides=("evaluate.samples=1",)),
     Experiment("checker", (0, 1, 2), sft_of="assistant"),
 )
 
@@ -91,18 +91,36 @@ EXPERIMENTS = (
 # -- the queue --------------------------------------------------------------------------------------------------------
 
 
-def identity(recipe: Recipe) -> str:
-    """A hash of what decides the numbers, but for code and machine: the recipe's stages and the data that they read."""
-    everything = recipe.model_dump(mode="json", exclude={"output_dir"})
+def identity(recipe: Recipe) -> dict[str, Any]:
+    """What decides the numbers, but for code and machine: the settings of the recipe's stages, and a hash of each data file
+    that they read."""
+    everything = settings_of(recipe)
     unused = sections().keys() - set(recipe.stages)
     settings = {name: value for name, value in everything.items() if name not in unused}
     text = canonical_json(settings)
-    hashes = {file.stem: sha256_file(file) for file in DATA if f"builtin:{file.stem}" in text}
-    return sha256_json([settings, hashes])[:16]
+    return {"settings": settings, "data": {f.stem: sha256_file(f) for f in DATA if f"builtin:{f.stem}" in text}}
+
+
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude={"output_dir"})
 
 
 def is_current(experiment: Experiment, seed: int) -> bool:
-    return read_json(experiment.record(seed)).get("identity") == identity(experiment.recipe(seed))
+    """Whether the recorded run is what would be run today. A setting that it did not know yet had then what is its default
+    now."""
+    record = read_json(experiment.record(seed))
+    if not record:
+        return False
+    now = identity(experiment.recipe(seed))
+    then = with_defaults(record["identity"]["settings"], settings_of(Recipe()))
+    return record["identity"]["data"] == now["data"] and then == now["settings"]
+
+
+def with_defaults(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with the defaults of those that it lacks, but for whole sections."""
+    common = {name: value for name, value in defaults.items() if not isinstance(value, dict)}
+    sections = {name: defaults[name] | value for name, value in settings.items() if isinstance(value, dict)}
+    return common | settings | sections
 
 
 def run(experiment: Experiment, seed: int) -> None:

@@ -52,7 +52,7 @@ class RewardConfig(Section):
         None, description="held-out rankings; empty: test_fraction of train_file, split by prompt"
     )
     test_fraction: Fraction = Field(0.2, description="share of the prompts held out where there is no test_file")
-    num_train_epochs: PositiveInt = Field(2, description="passes over the rankings")
+    num_train_epochs: PositiveInt = Field(1, description="passes over the rankings")
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
     learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")
     per_step_batch_size: PositiveInt = Field(

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.jobs import jobs_of, parts_of
+from whelp.jobs import MEASURED_PROMPTS, jobs_of, parts_of
 from whelp.splits import has_judge
 from whelp.text.formats import read_demonstrations, read_prompts
+from whelp.types import Ranking
 from whelp.workplace import Workplace
 
 TOKENS_PER_WORD = 1.35
@@ -160,20 +161,24 @@ def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
 
 
 def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
-    """The half that trains and the half that is held out are both scored, the first is also trained on."""
-    records = place.rankings.loaded.records
-    words = sum(len((r.prompt.text + " " + text).split()) for r in records for text in r.completions)
-    tokens = (1 + recipe.reward.negatives) * (words * TOKENS_PER_WORD + 10 * len(records))
-    members, half = recipe.reward.members, 0.5 if has_judge(recipe) else 1.0
-    branch = 6 * size.branch * tokens * half * recipe.reward.num_train_epochs * members / speed.train
-    return 2 * (size.trunk + size.branch) * tokens / speed.forward + branch, tokens
+    """What trains and what is held out are both scored, the first is also trained on."""
+    config, split = recipe.reward, place.rankings
+    measured = min(1.0, MEASURED_PROMPTS / max(1, len(split.held_out))) if has_judge(recipe) else 1.0
+    train = (1 + config.negatives) * _ranked_tokens(split.train)
+    test = measured * _ranked_tokens(split.held_out)
+    branch = 6 * size.branch * train * config.num_train_epochs * config.members / speed.train
+    return 2 * (size.trunk + size.branch) * (train + test) / speed.forward + branch, max(train, test)
+
+
+def _ranked_tokens(rankings: Sequence[Ranking]) -> float:
+    words = sum(len((r.prompt.text + " " + text).split()) for r in rankings for text in r.completions)
+    return words * TOKENS_PER_WORD + 10 * len(rankings)
 
 
 def _dpo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     """As a reward model, but every answer's words are scored by the policy and its reference."""
     records = place.rankings.loaded.records
-    words = sum(len((r.prompt.text + " " + text).split()) for r in records for text in r.completions)
-    tokens = words * TOKENS_PER_WORD + 10 * len(records)
+    tokens = _ranked_tokens(records)
     half, response = 0.5 if has_judge(recipe) else 1.0, 0.7 * tokens
     scoring = (2 * size.trunk + 2 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
     steps = max(1, -(-int(half * len(records)) // recipe.dpo.per_step_batch_size) * recipe.dpo.num_train_epochs)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,14 @@ from whelp.runs.files import as_run_error, read_json
 from whelp.runs.manifest import Run, fingerprint_parts
 from whelp.splits import has_judge, refuse_trained, split_demonstrations
 from whelp.stages import dpo, evaluate, ppo, reward, sft
+from whelp.stages.context import spread
 from whelp.text.formats import Loaded, read_prompts
 from whelp.types import Prompt, Ranking
 from whelp.workplace import Input, Workplace
 
 JUDGE_SEED = 1_000
+MEASURED_PROMPTS = 300
+"""Of the half that a reward model never saw: scoring all of it would take as long as the training."""
 BRIEF = "builtin:brief"
 
 
@@ -161,6 +165,8 @@ def train_reward_model(
     engine.add("reward", spec)
     class_name(engine.models["reward"].source.config, "scalar")  # better known now than when it is to be written
     say_notes(place, engine, "reward")
+    if has_judge(place.recipe):
+        held_out = spread(held_out, MEASURED_PROMPTS, attrgetter("prompt.category"))
     result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
     tell_truncated(place, result, "reward")
     # A judge compares two answers: where its zero lies is all the same.

@@ -99,8 +99,29 @@ def test_samples_have_rows_and_columns_of_their_own(results, tmp_path, monkeypat
 def test_a_record_of_other_data_or_settings_is_not_shown(results, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "RECORDS", tmp_path)
     experiment = results.EXPERIMENTS[1]
-    write_json_atomic(experiment.record(0), record(results, 0, {"a": [True] * 3}) | {"identity": "of yesterday"})
-    assert results.tables(experiment).startswith("No run of")
+    now = results.identity(experiment.recipe(0))
+    settings, data = now["settings"], now["data"]
+    for identity in (
+        {"settings": settings, "data": data | {"prompts": "of yesterday"}},
+        {"settings": settings | {"trainable_layers": 7}, "data": data},
+        {"settings": settings | {"ppo": settings["ppo"] | {"lam": 0.5}}, "data": data},
+        {"settings": settings | {"ppo": settings["ppo"] | {"once": 1}}, "data": data},
+    ):
+        write_json_atomic(experiment.record(0), record(results, 0, {"a": [True] * 3}) | {"identity": identity})
+        assert results.tables(experiment).startswith("No run of")
+
+
+def test_a_record_from_before_a_setting_was_made_is_shown(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "RECORDS", tmp_path)
+    experiment = results.EXPERIMENTS[1]
+    old = record(results, 0, {"a": [True] * 3})
+    del old["identity"]["settings"]["dtype"]
+    del old["identity"]["settings"]["ppo"]["cliprange"]
+    write_json_atomic(experiment.record(0), old)
+    assert results.is_current(experiment, 0)
+    del old["identity"]["settings"]["ppo"]["batch_size"]  # not at its default in this recipe
+    write_json_atomic(experiment.record(0), old)
+    assert not results.is_current(experiment, 0)
 
 
 def test_identity_follows_what_the_recipe_reads_and_nothing_else(results, tmp_path, monkeypatch):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -21,6 +21,7 @@ from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
 
 STATE = "state.json"
+Record = TypeVar("Record")
 
 
 @dataclass(slots=True)
@@ -134,6 +135,22 @@ def planned(
     used = sorted({row for batch in batches for row in batch})
     place = {row: i for i, row in enumerate(used)}
     return used, [[place[row] for row in batch] for batch in batches]
+
+
+def spread(records: Sequence[Record], count: int | None, category: Callable[[Record], str]) -> list[Record]:
+    """At most `count` records, taken in turn from every category."""
+    if count is None or len(records) <= count:
+        return list(records)
+    by_name: dict[str, list[Record]] = {}
+    for record in records:
+        by_name.setdefault(category(record), []).append(record)
+    queues = [list(reversed(group)) for group in by_name.values()]
+    chosen: list[Record] = []
+    while len(chosen) < count:
+        for queue in queues:
+            if queue and len(chosen) < count:
+                chosen.append(queue.pop())
+    return chosen
 
 
 def warmup_then_linear(step: int, total: int, warmup_ratio: float) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from whelp.maths.stats import Estimate, clustered_bootstrap, length_controlled_w
 from whelp.monitors.surface import is_flattering, repetition
 from whelp.runs.files import write_json_atomic
 from whelp.runs.metrics import MetricsLog
-from whelp.stages.context import Stage
+from whelp.stages.context import Stage, spread
 from whelp.stages.ppo import render
 from whelp.text.chat import Chat
 from whelp.types import Completion, Prompt
@@ -63,7 +64,7 @@ def run(
 
     `judge` holds the metrics of the engine's model "judge" (see `stages.reward.measure`), None where there is none.
     """
-    chosen = spread(prompts, config.max_prompts)
+    chosen = spread(prompts, config.max_prompts, attrgetter("category"))
     answers: list[Judged] = []
     total = len(models) * (1 + (config.samples > 0))
     with stage.progress.steps("evaluation", total) as bar:
@@ -90,22 +91,6 @@ def run(
         "kl": kl_to_sft(engine, chat, models, chosen, config, stage.seed),
         "judge": verdict_of_judge(held_out, models, judge),
     }
-
-
-def spread(prompts: Sequence[Prompt], count: int | None) -> list[Prompt]:
-    """At most `count` prompts, taken in turn from every category."""
-    if count is None or len(prompts) <= count:
-        return list(prompts)
-    by_name: dict[str, list[Prompt]] = {}
-    for prompt in prompts:
-        by_name.setdefault(prompt.category, []).append(prompt)
-    queues = [list(reversed(group)) for group in by_name.values()]
-    chosen: list[Prompt] = []
-    while len(chosen) < count:
-        for queue in queues:
-            if queue and len(chosen) < count:
-                chosen.append(queue.pop())
-    return chosen
 
 
 def answer(
@@ -254,7 +239,7 @@ def kl_to_sft(
     found = {}
     for name in [name for name in LEASHED if name in models and "sft" in models]:
         params = SamplingParams(1, config.temperature, config.max_new_tokens, ("kl", seed))
-        completions = list(engine.sample(name, spread(prompts, KL_PROMPTS), params))
+        completions = list(engine.sample(name, spread(prompts, KL_PROMPTS, attrgetter("category")), params))
         with engine.hold(render(chat, completions)) as held:
             policy, reference = engine.logprobs(name, held), engine.logprobs("sft", held)
         per_answer = ((policy.logprobs - reference.logprobs) * policy.is_response).sum(1)
