@@ -8,9 +8,12 @@ Names are TRL's where TRL has one. Nothing here is read from anywhere else, and 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from whelp.rewards.formula import parse
 
 PositiveInt = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0)]
@@ -72,8 +75,9 @@ class PPOConfig(Section):
     """Proximal policy optimisation on a leash to the SFT model."""
 
     train_file: str = Field("builtin:prompts", description="prompts: a file or builtin:<name>")
-    reward: Literal["model", "checker"] = Field(
-        "model", description="score by the reward model, or by the prompts' own checks"
+    reward: str = Field(
+        "model",
+        description="model, checker (the prompts' own checks), FILE.py:FUNCTION, or a sum: model + 0.5 * checker",
     )
     reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
     only_where_trusted: bool = Field(
@@ -108,6 +112,7 @@ class PPOConfig(Section):
     gamma: Fraction = Field(1.0, description="discount")
     lam: Fraction = Field(1.0, description="lambda of GAE; 1 carries the score at the end to the first word")
     whiten_advantages: bool = Field(True, description="centre and scale advantages over the batch")
+    normalize_scores: bool = Field(False, description="centre and scale scores by the mean and spread of all so far")
     score_clip: Rate | None = Field(None, description="clip scores to +- this; empty: do not")
     missing_eos_penalty: float | None = Field(
         1.0, ge=0, description="taken from the score of an answer that was cut off"
@@ -116,6 +121,11 @@ class PPOConfig(Section):
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     save_steps: PositiveInt = Field(5, description="iterations between checkpoints")
     save_total_limit: PositiveInt = Field(1, description="checkpoints kept")
+
+    @property
+    def rewards(self) -> Mapping[str, float]:
+        """The weights of what scores an answer. Raises `ValueError` for a `reward` that means nothing."""
+        return parse(self.reward)
 
 
 class DPOConfig(Section):

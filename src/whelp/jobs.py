@@ -15,19 +15,17 @@ from typing import Any
 from whelp.config import DPOConfig, PPOConfig, Recipe, RewardConfig, SFTConfig
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
-from whelp.errors import TrainingError
 from whelp.models.export import class_name
 from whelp.models.sources import resolve
-from whelp.rewards.base import Reward
-from whelp.rewards.model import ModelReward
-from whelp.rewards.rules import CheckerReward
-from whelp.runs.files import as_run_error, read_json
+from whelp.rewards.formula import functions
+from whelp.runs.files import as_run_error, read_json, sha256_file
 from whelp.runs.manifest import Run, fingerprint_parts
+from whelp.scorers import critic, members_in, scorer, where_trusted
 from whelp.splits import has_judge, refuse_trained, split_demonstrations
 from whelp.stages import dpo, evaluate, ppo, reward, sft
 from whelp.stages.context import spread
 from whelp.text.formats import Loaded, read_prompts
-from whelp.types import Prompt, Ranking
+from whelp.types import Ranking
 from whelp.workplace import Input, Workplace
 
 JUDGE_SEED = 1_000
@@ -190,8 +188,10 @@ def train_reward_model(
 def ppo_inputs(place: Workplace) -> dict[str, Input]:
     config = place.recipe.ppo
     inputs = {"model": place.model_input(place.policy), "prompts": data_input(place.prompts)}
-    if config.reward == "model":
+    if "model" in config.rewards:
         inputs["reward"] = place.model_input(place.reward_model)
+    for file in sorted({name.rpartition(":")[0] for name in functions(config.reward)}):
+        inputs[f"code of {file}"] = Input(file, sha256_file(Path(file)))
     if config.ptx_coef:
         inputs["demonstrations"] = data_input(place.demonstrations)
     return inputs
@@ -200,20 +200,18 @@ def ppo_inputs(place: Workplace) -> dict[str, Input]:
 def ppo_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.ppo
     place.tell(place.prompts)
-    place.record_prompts("ppo", place.policy, *([place.reward_model] if config.reward == "model" else []))
+    place.record_prompts("ppo", place.policy, *([place.reward_model] if "model" in config.rewards else []))
     place.progress.say(f"the policy starts from {place.policy}")
     engine = place.engine(place.policy, temperature=config.temperature)
     engine.add("policy", place.spec(place.policy, optimizer=ppo_optimizer(config)))
     engine.add("reference", place.spec(None, copy_of="policy"))
     say_notes(place, engine, "policy")
-    scorer = ppo_reward(place, engine)
+    score = scorer(place, engine)
     if config.advantage == "gae":
-        engine.add("value", critic(place.recipe))
+        engine.add("value", critic(place, engine, ppo_optimizer(config)))
     demonstrations = place.demonstrations.records if config.ptx_coef else ()
-    prompts = place.prompts.records
-    if config.reward == "model":
-        prompts = where_trusted(place, prompts)
-    result = ppo.train(engine, engine.chat, prompts, scorer, config, place.stage("ppo"), demonstrations)
+    prompts = where_trusted(place, place.prompts.records)
+    result = ppo.train(engine, engine.chat, prompts, score, config, place.stage("ppo"), demonstrations)
     export(place, engine, "policy", "ppo")
     return result
 
@@ -238,70 +236,6 @@ def dpo_work(place: Workplace) -> dict[str, Any]:
     tell_truncated(place, result, "dpo")
     export(place, engine, "policy", "dpo")
     return result
-
-
-# -- ppo's reward and critic ------------------------------------------------------------------------------------------
-
-
-def critic(recipe: Recipe) -> ModelSpec:
-    """PPO's critic: it starts from the model that knows most of the score, at 0 where that has no scalar head."""
-    return ModelSpec(
-        copy_of="reward" if recipe.ppo.reward == "model" else "policy",
-        head="scalar",
-        head_std=0.0,
-        trainable_layers=recipe.trainable_layers,
-        seed=recipe.seed,
-        optimizer=ppo_optimizer(recipe.ppo),
-    )
-
-
-def ppo_reward(place: Workplace, engine: LocalEngine) -> Reward:
-    """The scorer, with its model in the engine; refuses a reward model that is worse than the surface of the answers."""
-    if place.recipe.ppo.reward == "checker":
-        return CheckerReward()
-    folder = place.reward_model
-    warn_or_refuse(place, read_json(folder / "metrics.json"))
-    place.add(engine, "reward", folder, head="scalar", members=members_in(folder))
-    config = engine.models["reward"].source.config
-    scaled_at, temperature = getattr(config, "reward_temperature", None), place.recipe.ppo.temperature
-    if scaled_at is not None and scaled_at != temperature:
-        place.progress.warn(
-            f"the unit of this reward was measured on samples at temperature {scaled_at:g} and PPO samples at {temperature:g}: "
-            "kl_coef weighs otherwise. Train the reward model again with this temperature."
-        )
-    return ModelReward(engine, "reward", float(getattr(config, "reward_shift", 0.0)))
-
-
-def where_trusted(place: Workplace, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-    """Without those of categories in which the reward model guesses: there it teaches the policy nothing but its own bias."""
-    guesses = reward.guessed(read_json(place.reward_model / "metrics.json"))
-    kept = [prompt for prompt in prompts if prompt.category not in guesses]
-    left_out = sorted({prompt.category for prompt in prompts} & guesses.keys())
-    if not left_out or not kept or not place.recipe.ppo.only_where_trusted:
-        return prompts
-    rates = ", ".join(f"{name} {guesses[name]:.0%}" for name in left_out)
-    place.progress.warn(
-        f"PPO leaves out {len(prompts) - len(kept)} of {len(prompts)} prompts: on held-out pairs of their kind the reward model "
-        f"is no better than a guess ({rates} right). ppo.only_where_trusted=false keeps them."
-    )
-    return kept
-
-
-def members_in(folder: Path) -> int:
-    return 1 + len(list(folder.glob("member-*")))
-
-
-def warn_or_refuse(place: Workplace, metrics: Mapping[str, Any]) -> None:
-    advantage = metrics.get("advantage")
-    if not advantage:
-        place.progress.warn("nothing is known of this reward model's accuracy on held-out pairs")
-    elif advantage["high"] < 0:
-        raise TrainingError(
-            f"PPO refuses this reward model. {metrics['verdict']} Look at reward/metrics.json, give more or cleaner rankings, or "
-            "train it with another learning rate."
-        )
-    elif not metrics.get("trusted"):
-        place.progress.warn(f"{metrics['verdict']} PPO will learn whatever it rewards.")
 
 
 # -- evaluate ---------------------------------------------------------------------------------------------------------

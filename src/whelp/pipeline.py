@@ -14,7 +14,7 @@ from whelp.estimate import Plan
 from whelp.estimate import plan as make_plan
 from whelp.jobs import Job, clear_checkpoints, jobs_of, parts_of, report_work
 from whelp.models.sources import resolve
-from whelp.preflight import check_data, refuse_long, refuse_unmade
+from whelp.preflight import check_code, check_data, refuse_long, refuse_unmade
 from whelp.progress import Progress
 from whelp.runs.cost import measure
 from whelp.runs.files import read_json
@@ -44,12 +44,12 @@ class RunSummary:
     """metrics.json of every stage."""
 
 
-def run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress) -> RunSummary:
+def run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, allow_code: bool = False) -> RunSummary:
     """Run what is missing of the recipe's stages.
 
     Raises `RunError` for a stage that was left unfinished, unless `resume`; any other `WhelpError` as it comes.
     """
-    return _run(recipe, argv, resume, progress)
+    return _run(recipe, argv, resume, progress, allow_code=allow_code)
 
 
 def evaluate_models(
@@ -73,6 +73,7 @@ def _run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, 
         opened = open_run(path, recipe.model_dump(mode="json"), argv)
         place = Workplace(recipe, opened, progress, **extra)
         refuse_unmade(place)
+        check_code(place)
         check_data(place)
         costs = [_run_job(place, job, resume) for job in jobs_of(recipe)]
         report = _write_report(place) if "report" in recipe.stages else None

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from whelp.errors import ConfigError, DataError
 from whelp.models.loading import context_of
+from whelp.rewards.compose import load_function
+from whelp.rewards.formula import functions
 from whelp.rewards.rules import refuse_unchecked
 from whelp.runs.files import read_json
 from whelp.runs.manifest import DONE
@@ -19,11 +21,23 @@ from whelp.workplace import Workplace
 def refuse_unmade(place: Workplace) -> None:
     """Raises `ConfigError` where PPO wants the run's reward model and there is none."""
     recipe = place.recipe
-    wanted = "ppo" in recipe.stages and recipe.ppo.reward == "model" and not recipe.ppo.reward_model
+    wanted = "ppo" in recipe.stages and "model" in recipe.ppo.rewards and not recipe.ppo.reward_model
     if wanted and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
         raise ConfigError(
             f"ppo needs a reward model: add reward to the stages, give --reward_model, or run whelp reward into {place.run.path}."
         )
+
+
+def check_code(place: Workplace) -> None:
+    """Raises `ConfigError` where the recipe names Python functions and the user did not allow code, `DataError` where one of them
+    cannot be loaded."""
+    named = functions(place.recipe.ppo.reward) if "ppo" in place.recipe.stages else []
+    if named and not place.allow_code:
+        raise ConfigError(
+            f"ppo.reward names Python code, which runs with your rights: {', '.join(named)}. Read it, then give --allow_code."
+        )
+    for name in named:
+        load_function(name)
 
 
 def check_data(place: Workplace) -> None:
@@ -37,7 +51,7 @@ def check_data(place: Workplace) -> None:
     trained = set[str]().union(*(place.training_prompts(name) for name in names))
     if "ppo" in names:
         prompts = place.prompts.records
-        if recipe.ppo.reward == "checker":
+        if "checker" in recipe.ppo.rewards:
             refuse_unchecked(prompts)
         refuse_long(place.chat(place.base), place.base, prompts, recipe.ppo.response_length)
     if "evaluate" in names:

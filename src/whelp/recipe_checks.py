@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from whelp.config import Recipe
+from whelp.rewards.formula import functions, parse
 from whelp.text.formats.lines import BUILTIN, builtins
 
 ORDER = ("sft", "reward", "ppo", "dpo", "evaluate", "report")
@@ -88,9 +89,33 @@ def stage_order(recipe: Recipe) -> Iterator[Mistake]:
         yield Mistake(("stages",), f"given {given}; expected each stage once and in this order: {', '.join(right)}")
 
 
+def rewards(recipe: Recipe) -> Iterator[Mistake]:
+    """What scores an answer is written as a sum, and a function stands in a file."""
+    try:
+        parse(recipe.ppo.reward)
+    except ValueError as error:
+        yield Mistake(
+            ("ppo.reward",),
+            f"given {recipe.ppo.reward!r}, where {error}; expected model, checker, FILE.py:FUNCTION, or a sum of them such as "
+            "model + 0.5 * checker",
+        )
+        return
+    for name in functions(recipe.ppo.reward):
+        file = name.rpartition(":")[0]
+        if "ppo" in recipe.stages and not Path(file).is_file():
+            yield Mistake(("ppo.reward",), f"there is no file {file!r} (paths are taken from where the command is run)")
+
+
+def _rewards(recipe: Recipe) -> Mapping[str, float]:
+    try:
+        return recipe.ppo.rewards
+    except ValueError:
+        return {}
+
+
 def reward_model(recipe: Recipe) -> Iterator[Mistake]:
     """PPO with a learned reward needs the reward model of this run or of an earlier one in the same directory."""
-    is_needed = "ppo" in recipe.stages and recipe.ppo.reward == "model" and recipe.ppo.reward_model is None
+    is_needed = "ppo" in recipe.stages and "model" in _rewards(recipe) and recipe.ppo.reward_model is None
     if not is_needed or "reward" in recipe.stages:
         return
     folder = Path(recipe.output_dir) / "reward"
@@ -130,7 +155,7 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    device, stage_order, reward_model, report_input, data_files, kl_estimator, batches, generations, episodes
+    device, stage_order, rewards, reward_model, report_input, data_files, kl_estimator, batches, generations, episodes
 )  # fmt: skip
 
 

@@ -41,6 +41,8 @@ class Workplace:
     """`whelp evaluate` only: the models to compare, by name."""
     judge: str | None = None
     """`whelp evaluate` only: the folder of the judge."""
+    allow_code: bool = False
+    """Whether Python functions that the recipe names may be run."""
     weight_ids: dict[Path, str] = field(default_factory=dict, init=False)
     stages: dict[str, Stage] = field(default_factory=dict, init=False)
     """Those that were begun by this command."""

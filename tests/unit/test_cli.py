@@ -87,8 +87,8 @@ class FakePipeline(ModuleType):
             raise self.error
         return self.result
 
-    def run(self, recipe, argv, resume, progress):
-        return self._called("run", recipe=recipe, argv=argv, resume=resume)
+    def run(self, recipe, argv, resume, progress, allow_code):
+        return self._called("run", recipe=recipe, argv=argv, resume=resume, allow_code=allow_code)
 
     def evaluate_models(self, recipe, models, judge, argv, progress):
         return self._called("evaluate_models", recipe=recipe, models=models, judge=judge, argv=argv)
@@ -194,7 +194,9 @@ class TestHelp:
 class TestRun:
     def test_without_anything_it_is_the_default(self, pipeline):
         call("run")
-        assert pipeline.calls == [("run", {"recipe": Recipe(), "argv": ["whelp", "run"], "resume": False})]
+        assert pipeline.calls == [
+            ("run", {"recipe": Recipe(), "argv": ["whelp", "run"], "resume": False, "allow_code": False})
+        ]
 
     def test_recipe_overrides_and_options(self, pipeline):
         call("run", "smoke", "ppo.kl-coef=0.2", "seed=4", "--output_dir", "o", "--resume")
@@ -263,6 +265,9 @@ class TestStages:
         ((_, given),) = pipeline.calls
         ppo = given["recipe"].ppo
         assert (ppo.reward_model, ppo.total_episodes, ppo.kl_coef, given["resume"]) == ("r/m", 128, 0.5, True)
+        assert given["allow_code"] is False
+        call("ppo", "--reward", "checker", "--allow_code")
+        assert pipeline.calls[-1][1]["allow_code"] is True
         assert "out/reward does not exist" in call("ppo", code=2).stderr
 
     def test_evaluate(self, pipeline):

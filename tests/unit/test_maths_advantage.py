@@ -14,7 +14,7 @@ from maths_helpers import NAN, prefix_mask, randn
 from whelp.maths.advantage import gae, grpo, rloo
 from whelp.maths.masked import last_true, masked_mean, masked_sum, masked_whiten
 from whelp.maths.policy import shaped_rewards
-from whelp.maths.shaping import AdaptiveKL, FixedKL, clip_scores, missing_eos
+from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
 
 
 def test_shapes_are_checked_while_tests_run():
@@ -120,6 +120,26 @@ def test_clip_scores():
     scores = torch.tensor([-7.0, 0.5, 9.0])
     assert clip_scores(scores, 5.0).tolist() == [-5.0, 0.5, 5.0]
     assert clip_scores(scores, None) is scores
+
+
+def test_running_moments_are_those_of_everything_seen():
+    batches = [torch.randn(n, generator=torch.Generator().manual_seed(n)) * n + 50 for n in (3, 1, 8, 20)]
+    moments = RunningMoments()
+    for i, batch in enumerate(batches, 1):
+        moments.update(batch)
+        seen = torch.cat(batches[:i]).double()
+        assert moments.mean == pytest.approx(float(seen.mean()), abs=1e-9)
+        assert moments.squares / moments.count == pytest.approx(float(seen.var(correction=0)), abs=1e-9)
+    everything = moments.normalize(torch.cat(batches))
+    assert everything.mean() == pytest.approx(0.0, abs=1e-5) and everything.std(correction=0) == pytest.approx(
+        1.0, abs=1e-5
+    )
+
+
+def test_equal_scores_normalize_to_zero():
+    moments = RunningMoments()
+    moments.update(torch.full((4,), 2.0))
+    assert moments.normalize(torch.full((4,), 2.0)).tolist() == [0.0] * 4
 
 
 def test_missing_eos():

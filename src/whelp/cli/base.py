@@ -41,6 +41,7 @@ OutputDir = Annotated[
     str | None, typer.Option("--output_dir", metavar="FOLDER", help="The run directory.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run directory.")]
+AllowCode = Annotated[bool, typer.Option("--allow_code", help="Run the Python functions that ppo.reward names.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")]

@@ -12,6 +12,7 @@ from whelp.cli.base import (
     DEFAULT_RUN,
     LOOK_PANEL,
     TRAIN_PANEL,
+    AllowCode,
     OutputDir,
     Overrides,
     RecipeName,
@@ -40,6 +41,7 @@ def run(
     output_dir: OutputDir = None,
     resume: Resume = False,
     dry_run: DryRun = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """Run a recipe: SFT, reward model, PPO, evaluation and report. Without a recipe: the default, assistant.
 
@@ -59,7 +61,8 @@ def run(
     from whelp import pipeline
     from whelp.progress import make_progress
 
-    show.summary(pipeline.run(resolved, argv=ctx.obj, resume=resume, progress=make_progress()))
+    progress = make_progress()
+    show.summary(pipeline.run(resolved, argv=ctx.obj, resume=resume, progress=progress, allow_code=allow_code))
 
 
 def report(run_dir: RunFolder = Path(DEFAULT_RUN)) -> None:

@@ -9,6 +9,7 @@ import typer
 from whelp.cli import show
 from whelp.cli.base import (
     TRAIN_PANEL,
+    AllowCode,
     ModelSource,
     OutputDir,
     Overrides,
@@ -32,7 +33,8 @@ HeldOutFile = Annotated[
     ),
 ]
 RewardKind = Annotated[
-    str | None, typer.Option("--reward", metavar="model|checker", help="What scores an answer.", show_default=False)
+    str | None,
+    typer.Option("--reward", metavar="REWARD", help="model, checker, FILE.py:FUNCTION or a sum.", show_default=False),
 ]
 RewardModel = Annotated[
     str | None,
@@ -113,6 +115,7 @@ def ppo(
     kl_coef: KLCoef = None,
     output_dir: OutputDir = None,
     resume: Resume = False,
+    allow_code: AllowCode = False,
 ) -> None:
     """PPO against the reward model of the same FOLDER, on a leash to its SFT model. Writes FOLDER/ppo.
 
@@ -121,6 +124,7 @@ def ppo(
     \b
     whelp ppo --train_file prompts.jsonl       after whelp sft and whelp reward
     whelp ppo --reward checker --train_file sums.jsonl --kl_coef 0.02
+    whelp ppo --reward "model - 0.1 * mine.py:shouting" --allow_code
     """
     options = {
         "model": model,
@@ -131,7 +135,7 @@ def ppo(
         "ppo.kl_coef": kl_coef,
         "output_dir": output_dir,
     }
-    _run(ctx, "ppo", recipe_of(recipe, overrides, options, ("ppo",)), resume)
+    _run(ctx, "ppo", recipe_of(recipe, overrides, options, ("ppo",)), resume, allow_code)
 
 
 def dpo(
@@ -161,8 +165,9 @@ def dpo(
     _run(ctx, "dpo", recipe_of(recipe, overrides, options, ("dpo",)), resume)
 
 
-def _run(ctx: typer.Context, stage: str, recipe: Recipe, resume: bool) -> None:
+def _run(ctx: typer.Context, stage: str, recipe: Recipe, resume: bool, allow_code: bool = False) -> None:
     from whelp import pipeline
     from whelp.progress import make_progress
 
-    show.summary(pipeline.run(recipe, argv=ctx.obj, resume=resume, progress=make_progress()), stage)
+    progress = make_progress()
+    show.summary(pipeline.run(recipe, argv=ctx.obj, resume=resume, progress=progress, allow_code=allow_code), stage)

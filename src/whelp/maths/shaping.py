@@ -14,6 +14,27 @@ def clip_scores(scores: Float[Tensor, "B"], bound: float | None) -> Float[Tensor
     return scores if bound is None else scores.clamp(-bound, bound)
 
 
+@dataclass(slots=True)
+class RunningMoments:
+    """Mean and spread of all scores so far, joined batch by batch (Chan, Golub, LeVeque 1979, eq. 2.1)."""
+
+    count: int = 0
+    mean: float = 0.0
+    squares: float = 0.0
+    """Sum of squared distances from the mean."""
+
+    def update(self, scores: Float[Tensor, "B"]) -> None:
+        new, batch = scores.double(), len(scores)
+        distance, total = float(new.mean()) - self.mean, self.count + batch
+        self.squares += float(((new - new.mean()) ** 2).sum()) + distance**2 * self.count * batch / total
+        self.mean += distance * batch / total
+        self.count = total
+
+    def normalize(self, scores: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+        """Scores less the mean, in units of the standard deviation."""
+        return (scores - self.mean) / max((self.squares / self.count) ** 0.5, 1e-6)
+
+
 def missing_eos(
     scores: Float[Tensor, "B"], is_finished: Bool[Tensor, "B"], penalty: float | None
 ) -> Float[Tensor, "B"]:

@@ -200,10 +200,15 @@ def context_of(path: Path) -> int | None:
     return getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)
 
 
+def has_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> bool:
+    """True where the model in `path` gives every token the same id."""
+    return load_tokenizer(path).get_vocab() == tokenizer.get_vocab()
+
+
 def refuse_other_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """Raises `ModelError` where the model in `path` gives tokens other ids: one engine renders for all of its models."""
-    other = load_tokenizer(path)
-    if other.get_vocab() != tokenizer.get_vocab():
+    if not has_vocabulary(tokenizer, path):
+        other = load_tokenizer(path)
         raise ModelError(
             f"{path} has another vocabulary ({len(other)} tokens) than {tokenizer.name_or_path} ({len(tokenizer)}): models that "
             "are compared or that score each other's answers must share a tokenizer. Give one of the same family."

@@ -211,7 +211,8 @@ def _right(found: Preferences | None) -> str:
 
 
 def _reward_source(recipe: Json) -> str:
-    return "the prompts' own checks" if table(recipe.get("ppo")).get("reward") == "checker" else "the reward model"
+    named = str(table(recipe.get("ppo")).get("reward", "model"))
+    return {"checker": "the prompts' own checks", "model": "the reward model"}.get(named, f"the reward {named}")
 
 
 def _first_and_last(log: Sequence[Json]) -> list[tuple[str, float | None, float | None]]:

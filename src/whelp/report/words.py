@@ -164,7 +164,7 @@ def _limits(data: RunData) -> tuple[str, ...]:
     """What the sentence must not be taken for."""
     limits = ["One run with one seed: the interval covers the choice of prompts, not what another seed would give."]
     after = trained(data)
-    if after == "rlhf" and table(data.recipe.get("ppo")).get("reward") == "checker":
+    if after == "rlhf" and "checker" in str(table(data.recipe.get("ppo")).get("reward")).split():
         limits.append(
             "PPO was rewarded by these same checks, on other prompts: passing more of them is what it was trained for, "
             "and is not by itself a better assistant."

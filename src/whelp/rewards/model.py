@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.engines.base import Engine, Held
+from whelp.text.chat import Chat, sequences
 from whelp.types import Completion
 
 
@@ -22,3 +23,19 @@ class ModelReward:
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
         return self.engine.rewards(self.name, held).mean(0) - self.shift
+
+
+@dataclass(frozen=True, slots=True)
+class TextReward:
+    """As `ModelReward`, for a model with another tokenizer than the policy's: it reads the answers' text, rendered by its
+    own chat template, in an engine of its own."""
+
+    engine: Engine
+    chat: Chat
+    name: str
+    shift: float
+
+    def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
+        rendered = [self.chat.answer(completion.prompt, completion.text) for completion in completions]
+        with self.engine.hold(sequences(rendered)) as own:
+            return self.engine.rewards(self.name, own).mean(0) - self.shift

@@ -38,7 +38,7 @@ def refuse_unchecked(prompts: Sequence[Prompt]) -> None:
     without = [prompt.id for prompt in prompts if prompt.check is None]
     if without:
         raise DataError(
-            f"ppo.reward is checker, but {len(without)} of {len(prompts)} prompts have no check (for example "
+            f"ppo.reward asks the checker, but {len(without)} of {len(prompts)} prompts have no check (for example "
             f"{', '.join(without[:5])}). Give every prompt a `check`, or score with ppo.reward: model."
         )
 

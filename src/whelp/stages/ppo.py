@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
 from whelp.maths.advantage import gae, grpo, rloo
 from whelp.maths.masked import masked_mean, masked_whiten
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, shaped_rewards
-from whelp.maths.shaping import AdaptiveKL, FixedKL, clip_scores, missing_eos
+from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
 from whelp.monitors.surface import repetition
 from whelp.rewards.base import Reward
 from whelp.stages import sft
@@ -75,6 +75,7 @@ def train(
     leash = _leash(config)
     start, state = stage.resume(engine)
     leash.kl_coef = state.get("kl_coef", leash.kl_coef)
+    moments = RunningMoments(**state.get("moments", {}))
     with ExitStack() as stack:
         ptx = stack.enter_context(engine.hold(sft.render(chat, demonstrations)[0])) if config.ptx_coef else None
         stack.enter_context(stage.listening())
@@ -84,12 +85,12 @@ def train(
             batch, copies = batch_of_prompts(prompts, config.batch_size, step, stage.seed, config.num_generations)
             completions = sample(engine, batch, copies, config, (stage.seed, step))
             with engine.hold(render(chat, completions)) as held, stage.step(step, [p.id for p in batch]):
-                rollout = score(engine, completions, held, reward, config)
+                rollout = score(engine, completions, held, reward, config, moments)
                 metrics = learn(engine, rollout, leash.kl_coef, config, step, iterations, stage.seed, ptx)
             leash.update(metrics["objective/kl"], len(completions))
             stage.log.append(step, episode=step * config.batch_size, **metrics)
             _log_samples(stage, step, rollout)
-            stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef)
+            stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef, moments=asdict(moments))
             bar.advance(
                 1, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=metrics["response_length"]
             )
@@ -159,13 +160,24 @@ def render(chat: Chat, completions: Sequence[Completion]) -> Sequences:
     return sequences([chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
 
 
-def score(engine: Engine, completions: Sequence[Completion], held: Held, reward: Reward, config: PPOConfig) -> Rollout:
-    """Log-probabilities under policy and reference, values, and scores of the sampled answers.
+def score(
+    engine: Engine,
+    completions: Sequence[Completion],
+    held: Held,
+    reward: Reward,
+    config: PPOConfig,
+    moments: RunningMoments,
+) -> Rollout:
+    """Log-probabilities under policy and reference, values, and scores of the sampled answers, which go into `moments`.
 
     The old log-probabilities are those of the engine that trains, never the sampler's.
     """
     policy, reference = engine.logprobs("policy", held), engine.logprobs("reference", held)
-    scores = clip_scores(reward(completions, held), config.score_clip)
+    scores = reward(completions, held)
+    moments.update(scores)
+    if config.normalize_scores:
+        scores = moments.normalize(scores)
+    scores = clip_scores(scores, config.score_clip)
     scores = missing_eos(scores, torch.tensor([c.is_finished for c in completions]), config.missing_eos_penalty)
     assert policy.entropy is not None
     return Rollout(

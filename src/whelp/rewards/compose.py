@@ -1,0 +1,70 @@
+"""Rewards by Python functions, and weighted sums of rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whelp.engines.base import Held
+from whelp.errors import DataError
+from whelp.rewards.base import Reward
+from whelp.types import Completion
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedSum:
+    """The sum of `weight * reward` over its parts."""
+
+    parts: Sequence[tuple[float, Reward]]
+
+    def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
+        return torch.stack([weight * reward(completions, held) for weight, reward in self.parts]).sum(0)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionReward:
+    """A function of the user's: it takes the completions and returns a number for each, in their order.
+
+    Raises `DataError` when the function fails, or returns something else.
+    """
+
+    name: str
+    function: Callable[[Sequence[Completion]], Sequence[float]]
+
+    def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
+        try:
+            scores = torch.as_tensor(self.function(completions), dtype=torch.float32).cpu()
+        except Exception as error:
+            raise DataError(f"the reward {self.name} failed: {type(error).__name__}: {error}") from error
+        if scores.shape != (len(completions),):
+            raise DataError(
+                f"the reward {self.name} returned a shape of {tuple(scores.shape)} for {len(completions)} completions; "
+                "expected one number for each."
+            )
+        if wrong := [i for i, good in enumerate(scores.isfinite().tolist()) if not good]:
+            raise DataError(
+                f"the reward {self.name} returned {float(scores[wrong[0]])} for {completions[wrong[0]].text[:80]!r} "
+                f"({len(wrong)} of {len(scores)} are not finite); expected a finite number for each."
+            )
+        return scores
+
+
+def load_function(name: str) -> FunctionReward:
+    """FILE.py:FUNCTION; runs the file. Raises `DataError` where it cannot be run or has no such function."""
+    file, _, function = name.rpartition(":")
+    module = ModuleType(Path(file).stem)
+    module.__file__ = file
+    try:
+        exec(compile(Path(file).read_bytes(), file, "exec"), vars(module))
+    except Exception as error:
+        raise DataError(f"the reward {name}: {file} cannot be run: {type(error).__name__}: {error}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise DataError(f"the reward {name}: {file} has no function {function}.")
+    return FunctionReward(name, found)

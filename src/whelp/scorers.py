@@ -1,0 +1,106 @@
+"""What scores PPO's answers, as the recipe weighs it: the reward model, the prompts' checks, functions; and the critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from whelp.engines.base import ModelSpec, OptimizerSpec
+from whelp.engines.local import LocalEngine
+from whelp.errors import TrainingError
+from whelp.models.loading import has_vocabulary
+from whelp.rewards.base import Reward
+from whelp.rewards.compose import WeightedSum, load_function
+from whelp.rewards.model import ModelReward, TextReward
+from whelp.rewards.rules import CheckerReward
+from whelp.runs.files import read_json
+from whelp.stages import reward
+from whelp.types import Prompt
+from whelp.workplace import Workplace
+
+
+def scorer(place: Workplace, engine: LocalEngine) -> Reward:
+    """The recipe's reward. A reward model of the policy's vocabulary becomes the engine's "reward"."""
+    return WeightedSum([(weight, _part(place, engine, name)) for name, weight in place.recipe.ppo.rewards.items()])
+
+
+def _part(place: Workplace, engine: LocalEngine, name: str) -> Reward:
+    match name:
+        case "model":
+            return _model(place, engine)
+        case "checker":
+            return CheckerReward()
+        case _:
+            return load_function(name)
+
+
+def _model(place: Workplace, engine: LocalEngine) -> Reward:
+    """Refuses a reward model that is worse than the surface of the answers."""
+    folder = place.reward_model
+    warn_or_refuse(place, read_json(folder / "metrics.json"))
+    shares_tokens = has_vocabulary(engine.chat.tokenizer, folder)
+    home = engine if shares_tokens else place.engine(folder, place.recipe.reward.max_length)
+    home.add("reward", place.spec(folder, head="scalar", members=members_in(folder)))
+    config = home.models["reward"].source.config
+    shift = float(getattr(config, "reward_shift", 0.0))
+    scaled_at, temperature = getattr(config, "reward_temperature", None), place.recipe.ppo.temperature
+    if scaled_at is not None and scaled_at != temperature:
+        place.progress.warn(
+            f"the unit of this reward was measured on samples at temperature {scaled_at:g} and PPO samples at {temperature:g}: "
+            "kl_coef weighs otherwise. Train the reward model again with this temperature."
+        )
+    if shares_tokens:
+        return ModelReward(engine, "reward", shift)
+    place.progress.say(
+        f"{folder} has another tokenizer than the policy: it reads the answers' text, by its own template"
+    )
+    return TextReward(home, home.chat, "reward", shift)
+
+
+def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:
+    """PPO's critic: it starts from the model that knows most of the score, at 0 where that has no scalar head."""
+    return ModelSpec(
+        copy_of="reward" if "reward" in engine.models else "policy",
+        head="scalar",
+        head_std=0.0,
+        trainable_layers=place.recipe.trainable_layers,
+        seed=place.recipe.seed,
+        optimizer=optimizer,
+    )
+
+
+def where_trusted(place: Workplace, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
+    """Without those of categories in which the reward model guesses: there it teaches the policy nothing but its own bias.
+    Where the prompts' own checks score too, all are kept."""
+    rewards = place.recipe.ppo.rewards
+    if "model" not in rewards or "checker" in rewards:
+        return prompts
+    guesses = reward.guessed(read_json(place.reward_model / "metrics.json"))
+    kept = [prompt for prompt in prompts if prompt.category not in guesses]
+    left_out = sorted({prompt.category for prompt in prompts} & guesses.keys())
+    if not left_out or not kept or not place.recipe.ppo.only_where_trusted:
+        return prompts
+    rates = ", ".join(f"{name} {guesses[name]:.0%}" for name in left_out)
+    place.progress.warn(
+        f"PPO leaves out {len(prompts) - len(kept)} of {len(prompts)} prompts: on held-out pairs of their kind the reward model "
+        f"is no better than a guess ({rates} right). ppo.only_where_trusted=false keeps them."
+    )
+    return kept
+
+
+def members_in(folder: Path) -> int:
+    return 1 + len(list(folder.glob("member-*")))
+
+
+def warn_or_refuse(place: Workplace, metrics: Mapping[str, Any]) -> None:
+    advantage = metrics.get("advantage")
+    if not advantage:
+        place.progress.warn("nothing is known of this reward model's accuracy on held-out pairs")
+    elif advantage["high"] < 0:
+        raise TrainingError(
+            f"PPO refuses this reward model. {metrics['verdict']} Look at reward/metrics.json, give more or cleaner rankings, or "
+            "train it with another learning rate."
+        )
+    elif not metrics.get("trusted"):
+        place.progress.warn(f"{metrics['verdict']} PPO will learn whatever it rewards.")

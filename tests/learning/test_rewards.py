@@ -1,0 +1,113 @@
+"""Other rewards than the run's own model, through the whole stage: functions, sums, and a model with another tokenizer."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from pipeline_helpers import changed, run
+from safetensors.torch import load_file
+from test_stages_alone import only
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+from whelp import pipeline
+from whelp.config import Recipe
+from whelp.errors import ConfigError
+from whelp.progress import PlainProgress, SilentProgress
+from whelp.text.chat import CHATML
+
+CODE = "def brief(completions):\n    return [-float(len(c.tokens)) for c in completions]\n"
+
+
+def ppo_of(recipe: Recipe, reward: str, **ppo: object) -> Recipe:
+    return only(changed(recipe, "ppo", reward=reward, missing_eos_penalty=None, **ppo), "ppo")
+
+
+def scores(recipe: Recipe) -> list[float]:
+    lines = (Path(recipe.output_dir) / "ppo" / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["objective/scores"] for line in lines]
+
+
+def test_a_function_is_run_only_where_code_is_allowed(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(f"{CODE}\nfrom pathlib import Path\nPath({str(tmp_path / 'was_run')!r}).touch()\n")
+    asked = ppo_of(recipe, f"{file}:brief")
+    with pytest.raises(ConfigError, match=r"names Python code.*mine.py:brief.*--allow_code"):
+        run(asked)
+    pipeline.plan(asked, SilentProgress())
+    assert not (tmp_path / "was_run").exists()
+    pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
+    assert all(-6 <= score <= -1 for score in scores(asked))
+    file.write_text(CODE.replace("-float", "2.0 - float"))
+    again = pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
+    assert [cost.state for cost in again.costs] == ["ran"], "the code decides the result"
+    assert max(scores(asked)) <= 1.0
+
+
+def test_a_sum_adds_what_its_parts_say(recipe: Recipe, tmp_path: Path) -> None:
+    """Of the first batch, before anything is learned: the very same answers are scored three ways."""
+    file = tmp_path / "mine.py"
+    file.write_text(CODE)
+    run(only(recipe, "reward"))
+    found = []
+    for reward in ("model", f"{file}:brief", f"model - 0.5 * {file}:brief"):
+        asked = ppo_of(recipe, reward, total_episodes=8)
+        pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
+        found.append(scores(asked)[0])
+    assert found[2] == pytest.approx(found[0] - 0.5 * found[1], abs=1e-4)
+
+
+def test_normalized_scores_have_mean_0_and_spread_1(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def f(completions):\n    return [100.0 + 7 * sum(c.tokens) for c in completions]\n")
+    asked = ppo_of(recipe, f"{file}:f", normalize_scores=True)
+    pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
+    lines = (Path(asked.output_dir) / "ppo" / "metrics.jsonl").read_text().splitlines()
+    first = json.loads(lines[0])
+    assert first["objective/scores"] == pytest.approx(0.0, abs=1e-4)
+    assert first["objective/scores_std"] == pytest.approx(1.0, abs=1e-4)
+    assert all(abs(score) < 3 for score in scores(asked))
+
+
+def word_level(folder: Path) -> PreTrainedTokenizerFast:
+    """Words of its own, with a chat template of its own."""
+    names = ["<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "user", "assistant", "hello", "fine", "the"]
+    inner = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", pad_token="<pad>", eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"], chat_template=CHATML,
+    )  # fmt: skip
+    fast.save_pretrained(folder)
+    return fast
+
+
+def test_a_reward_model_with_another_tokenizer_reads_the_text(
+    recipe: Recipe, tiny_model_folder, tmp_path: Path
+) -> None:
+    """The oracle is `transformers`' own classifier on its own template."""
+    other = tmp_path / "other"
+    AutoModelForCausalLM.from_pretrained(tiny_model_folder("qwen3", seed=3)).save_pretrained(other)
+    fast = word_level(other)
+    classifier = AutoModelForSequenceClassification.from_pretrained(other, num_labels=1, pad_token_id=1)
+    torch.nn.init.normal_(classifier.score.weight, generator=torch.Generator().manual_seed(0))
+    classifier.save_pretrained(other)
+    said = io.StringIO()
+    asked = ppo_of(recipe, "model", reward_model=str(other), total_episodes=16)
+    pipeline.run(asked, ["whelp", "ppo"], False, PlainProgress(said))
+    assert "has another tokenizer than the policy" in said.getvalue()
+    samples = (Path(asked.output_dir) / "ppo" / "samples.jsonl").read_text().splitlines()
+    for line in samples:
+        sample = json.loads(line)
+        turns = [{"role": "user", "content": sample["prompt"]}, {"role": "assistant", "content": sample["completion"]}]
+        ids = fast.apply_chat_template(turns, tokenize=True, return_dict=False)
+        ids = ids[: len(ids) - list(reversed(ids)).index(fast.eos_token_id)]
+        with torch.no_grad():
+            expected = float(classifier.eval()(input_ids=torch.tensor([ids])).logits)
+        assert sample["score"] == pytest.approx(expected, abs=1e-4)
+    before, after = (load_file(Path(f) / "model.safetensors") for f in (asked.model, Path(asked.output_dir) / "ppo"))
+    assert any(not torch.equal(before[name], after[name]) for name in before if name in after)

@@ -1,0 +1,117 @@
+"""A reward as a recipe writes it: sums, and functions of the user's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from whelp.errors import ConfigError, DataError
+from whelp.recipes import load_recipe
+from whelp.rewards.compose import FunctionReward, WeightedSum, load_function
+from whelp.rewards.formula import functions, parse
+from whelp.types import Completion, Message, Prompt
+
+PROMPT = Prompt("p", (Message("user", "go"),))
+
+
+def completions(*texts: str) -> list[Completion]:
+    return [Completion(PROMPT, text, (1,), (0.0,), True, i) for i, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("formula", "weights"),
+    [
+        ("model", {"model": 1.0}),
+        ("0.5*checker", {"checker": 0.5}),
+        (
+            " model + 0.5 * checker - 2e-1 * my/rewards.py:brief ",
+            {"model": 1.0, "checker": 0.5, "my/rewards.py:brief": -0.2},
+        ),
+        ("- .5 * model + checker", {"model": -0.5, "checker": 1.0}),
+        ("-1 * model", {"model": -1.0}),
+        ("a-b.py:c", {"a-b.py:c": 1.0}),
+    ],
+)
+def test_a_formula_is_read(formula: str, weights: dict[str, float]) -> None:
+    assert parse(formula) == pytest.approx(weights)
+
+
+@pytest.mark.parametrize(
+    ("formula", "fault"),
+    [
+        (" - ", "'-' is no reward"),
+        ("modle", "'modle' is no reward"),
+        ("model+checker", "'model\\+checker' is no reward"),
+        ("model + ", "'model \\+' is no reward"),
+        ("model + model", "model stands twice"),
+        ("0 * model", "model has the weight 0"),
+        ("1e999 * model", "model has the weight 1e999"),
+        ("rewards.py", "'rewards.py' is no reward"),
+        ("model checker", "'model checker' is no reward"),
+    ],
+)
+def test_a_bad_formula_is_named(formula: str, fault: str) -> None:
+    with pytest.raises(ValueError, match=fault):
+        parse(formula)
+    with pytest.raises(ConfigError, match=r"ppo.reward.*expected model, checker, FILE.py:FUNCTION"):
+        load_recipe("assistant", [f"ppo.reward={formula}"])
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"there is no file 'gone.py'"):
+        load_recipe("assistant", ["ppo.reward=model + gone.py:f"])
+
+
+def test_functions_are_found() -> None:
+    assert functions("model - 0.1 * a.py:f + b.py:g") == ["a.py:f", "b.py:g"]
+
+
+def test_a_sum_weighs_its_parts() -> None:
+    parts = [(2.0, lambda c, held: torch.tensor([1.0, 3.0])), (-0.5, lambda c, held: torch.tensor([4.0, 0.0]))]
+    assert WeightedSum(parts)(completions("a", "b"), None).tolist() == [0.0, 6.0]  # type: ignore[arg-type]
+
+
+def test_a_function_of_a_file_scores(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def words(completions):\n    return [len(c.text.split()) for c in completions]\n")
+    reward = load_function(f"{file}:words")
+    assert reward(completions("a b", "c"), None).tolist() == [2.0, 1.0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def f(completions):\n    return 1 / 0\n", "f failed: ZeroDivisionError: division by zero"),
+        ("def f(completions):\n    return [1.0]\n", r"returned a shape of \(1,\) for 2 completions"),
+        ("def f(completions):\n    return [[1.0], [2.0]]\n", r"a shape of \(2, 1\) for 2"),
+        ("def f(completions):\n    return [1.0, float('nan')]\n", r"returned nan for 'b' \(1 of 2 are not finite\)"),
+        ("def f(completions):\n    return None\n", "f failed: "),
+    ],
+)
+def test_what_a_function_does_wrong_is_named(tmp_path: Path, code: str, message: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    with pytest.raises(DataError, match=message):
+        load_function(f"{file}:f")(completions("a", "b"), None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("f = 1\n", "has no function f"),
+        ("def f(:\n", "cannot be run: SyntaxError"),
+        ("import nothing_at_all", "ModuleNotFoundError"),
+    ],
+)
+def test_a_file_without_the_function_is_named(tmp_path: Path, code: str, message: str) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(code)
+    with pytest.raises(DataError, match=message):
+        load_function(f"{file}:f")
+
+
+def test_scores_of_a_tensor_pass_through() -> None:
+    reward = FunctionReward("f", lambda c: torch.arange(len(c)))  # type: ignore[arg-type,return-value]
+    assert reward(completions("a", "b"), None).tolist() == [0.0, 1.0]  # type: ignore[arg-type]
