@@ -25,7 +25,7 @@ from whelp.engines.base import Held, ModelSpec, Term
 from whelp.engines.batching import response_index
 from whelp.engines.devices import choose
 from whelp.engines.local import LocalEngine
-from whelp.jobs import critic
+from whelp.jobs import ppo_optimizer
 from whelp.maths.policy import ValueLoss, ValueTargets
 from whelp.models.loading import load_tokenizer
 from whelp.recipes import load_recipe
@@ -55,7 +55,9 @@ def batch(engine: LocalEngine, config: PPOConfig, step: int, seed: int, stack: E
 
 
 def explained(guess: Tensor, scores: Tensor) -> float:
-    return explained_variance(guess[:, None], scores[:, None], torch.ones(len(scores), 1, dtype=torch.bool))
+    return explained_variance(
+        ValueTargets(guess[:, None], scores[:, None], torch.ones(len(scores), 1, dtype=torch.bool))
+    )
 
 
 def report(name: str, engine: LocalEngine, on: Batch) -> str:
@@ -93,12 +95,19 @@ def main() -> None:
     config = recipe.ppo
     engine = LocalEngine(Chat(load_tokenizer(options.model)), choose(), config.temperature)
     engine.add("policy", ModelSpec(source=options.model, trainable_layers=recipe.trainable_layers))
+    critic = ModelSpec(
+        copy_of="policy",
+        head="scalar",
+        head_std=0.0,
+        trainable_layers=recipe.trainable_layers,
+        optimizer=ppo_optimizer(config),
+    )
     with ExitStack() as stack:
         first, second = (batch(engine, config, step, options.seed, stack) for step in (1, 2))
         print(marks(first, second), flush=True)
         for lr in options.lr:
             engine.models.pop("value", None)
-            engine.add("value", critic(recipe))
+            engine.add("value", critic)
             returns = first.scores[:, None].expand(first.is_response.shape)
             for epoch in range(1, options.epochs + 1):
                 for rows in minibatches(len(returns), config.num_mini_batches, options.seed, epoch):

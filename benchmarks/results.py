@@ -112,7 +112,7 @@ def is_current(experiment: Experiment, seed: int) -> bool:
     if not record:
         return False
     now = identity(experiment.recipe(seed))
-    then = with_defaults(record["identity"]["settings"], settings_of(Recipe()))
+    then = with_defaults(record["identity"]["settings"], settings_of(Recipe.model_validate({})))
     return record["identity"]["data"] == now["data"] and then == now["settings"]
 
 

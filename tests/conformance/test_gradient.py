@@ -7,7 +7,7 @@ behind. The oracle is E[r] - kl_coef * KL(pi || pi_ref) by enumeration, differen
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -105,15 +105,17 @@ def objective(logits: Tensor, world: World) -> Tensor:
     return (log_pi.exp() * (rewards - KL_COEF * (log_pi - log_ref))).sum()
 
 
-def check(world: World) -> None:
+def check(world: World, record: Callable[[str, float], None]) -> None:
     expected = differences(lambda at: objective(at, world), world.logits)
     assert expected.abs().max() > 0.05
-    torch.testing.assert_close(gradient(world), expected, atol=1e-6, rtol=0)
+    found = gradient(world)
+    record("largest error", float((found - expected).abs().max()))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 
 
-def test_the_first_gradient_is_that_of_the_objective(world: World) -> None:
+def test_the_first_gradient_is_that_of_the_objective(world: World, record_property) -> None:
     assert len(BATCH) == VOCABULARY**LONGEST
-    check(world)
+    check(world, record_property)
 
 
 def test_a_constant_added_to_every_reward_changes_nothing(world: World) -> None:
@@ -170,7 +172,9 @@ MISTAKES = OF_THE_OPTIMUM | {
 
 
 @pytest.mark.parametrize(("where", "mistake"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_found_in_the_gradient(world: World, monkeypatch: pytest.MonkeyPatch, where: str, mistake) -> None:
+def test_a_mistake_is_found_in_the_gradient(
+    world: World, monkeypatch: pytest.MonkeyPatch, record_property, where: str, mistake
+) -> None:
     monkeypatch.setattr(ppo, where, mistake)
     with pytest.raises(AssertionError):
-        check(world)
+        check(world, record_property)

@@ -37,6 +37,11 @@ def on_policy(loss_of_answers: Callable[[Tensor], Tensor], logits: Tensor) -> Te
     return gradient
 
 
+def same(found: Tensor, expected: Tensor, record: Callable[[str, float], None]) -> None:
+    record("largest error", float((found - expected).abs().max()))
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
 @pytest.fixture(scope="module")
 def tables() -> tuple[Tensor, Tensor]:
     """Logits of the policy and of its reference."""
@@ -50,7 +55,7 @@ def test_the_answers_are_all_there_are(tables: tuple[Tensor, Tensor]) -> None:
     torch.testing.assert_close(token_logprobs(tables[0]).sum(1).exp().sum(), torch.ones((), dtype=torch.float64))
 
 
-def test_k1_in_the_reward_has_the_gradient_of_the_kl(tables: tuple[Tensor, Tensor]) -> None:
+def test_k1_in_the_reward_has_the_gradient_of_the_kl(tables: tuple[Tensor, Tensor], record_property) -> None:
     """Our own path: shaped rewards without a score, GAE with lambda 1 and no critic, the clipped loss at ratio 1."""
     logits, reference = tables
     old, ref = token_logprobs(logits), token_logprobs(reference)
@@ -67,25 +72,29 @@ def test_k1_in_the_reward_has_the_gradient_of_the_kl(tables: tuple[Tensor, Tenso
         return torch.stack(rows)
 
     expected = KL_COEF * differences(lambda at: kl(at, reference), logits)
-    torch.testing.assert_close(on_policy(of_answers, logits), expected, atol=1e-6, rtol=0)
+    same(on_policy(of_answers, logits), expected, record_property)
 
 
-def test_k2_of_the_whole_answer_as_loss_has_the_gradient_of_the_kl(tables: tuple[Tensor, Tensor]) -> None:
+def test_k2_of_the_whole_answer_as_loss_has_the_gradient_of_the_kl(
+    tables: tuple[Tensor, Tensor], record_property
+) -> None:
     logits, reference = tables
     ref = token_logprobs(reference).sum(1)
     gradient = on_policy(lambda logprobs: 0.5 * (logprobs.sum(1) - ref) ** 2, logits)
-    torch.testing.assert_close(gradient, differences(lambda at: kl(at, reference), logits), atol=1e-6, rtol=0)
+    same(gradient, differences(lambda at: kl(at, reference), logits), record_property)
 
 
-def test_k1_as_loss_has_no_gradient_on_average(tables: tuple[Tensor, Tensor]) -> None:
+def test_k1_as_loss_has_no_gradient_on_average(tables: tuple[Tensor, Tensor], record_property) -> None:
     logits, reference = tables
     ref = token_logprobs(reference)
     gradient = on_policy(lambda logprobs: (logprobs - ref).sum(1), logits)
-    torch.testing.assert_close(gradient, torch.zeros_like(gradient), atol=1e-12, rtol=0)
+    same(gradient, torch.zeros_like(gradient), record_property)
     assert differences(lambda at: kl(at, reference), logits).abs().max() > 0.05
 
 
-def test_k3_of_the_whole_answer_as_loss_has_the_gradient_of_the_other_kl(tables: tuple[Tensor, Tensor]) -> None:
+def test_k3_of_the_whole_answer_as_loss_has_the_gradient_of_the_other_kl(
+    tables: tuple[Tensor, Tensor], record_property
+) -> None:
     """It pulls to where KL(pi_ref || pi) is least: another leash than the one that was asked for."""
     logits, reference = tables
     ref = token_logprobs(reference).sum(1)
@@ -95,7 +104,7 @@ def test_k3_of_the_whole_answer_as_loss_has_the_gradient_of_the_other_kl(tables:
         return log_ratio.exp() - 1 - log_ratio
 
     other = differences(lambda at: kl(reference, at), logits)
-    torch.testing.assert_close(on_policy(k3, logits), other, atol=1e-6, rtol=0)
+    same(on_policy(k3, logits), other, record_property)
     assert (other - differences(lambda at: kl(at, reference), logits)).abs().max() > 0.05
 
 

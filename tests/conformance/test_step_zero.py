@@ -90,6 +90,7 @@ def test_the_first_gradient_is_that_of_reinforce(
     whole_model: Callable[..., nn.Module],
     chat: Chat,
     compute: Compute,
+    record_property: Callable[[str, float], None],
     trainable_layers: int | str,
 ) -> None:
     folder = tiny_model_folder("llama")
@@ -108,5 +109,6 @@ def test_the_first_gradient_is_that_of_reinforce(
     first = 0 if trainable_layers == "all" else LAYERS - trainable_layers
     expected = gradients(model.model, model.model.layers[first:])
     assert max(float(gradient.abs().max()) for gradient in expected) > 1e-2
+    record_property("largest error", max(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True)))
     for mine, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-6, rtol=1e-5)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,8 @@ from whelp.engines.base import Held
 from whelp.errors import DataError
 from whelp.rewards.base import Reward
 from whelp.types import Completion
+
+Scorer = Callable[[Sequence[Completion]], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,7 @@ class FunctionReward:
     """
 
     name: str
-    function: Callable[[Sequence[Completion]], Sequence[float]]
+    function: Scorer
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
         try:
@@ -67,4 +70,4 @@ def load_function(name: str) -> FunctionReward:
     found = getattr(module, function, None)
     if not callable(found):
         raise DataError(f"the reward {name}: {file} has no function {function}.")
-    return FunctionReward(name, found)
+    return FunctionReward(name, cast(Scorer, found))

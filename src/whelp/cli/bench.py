@@ -1,0 +1,77 @@
+"""`whelp bench conformance`: the proofs of PPO as a table, with what each measured."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from whelp.cli import show
+from whelp.cli.base import LOOK_PANEL
+from whelp.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pytest
+
+SUITE = Path(__file__).parents[3] / "tests" / "conformance"
+All = Annotated[bool, typer.Option("--all", help="Also those that take half an hour: the optimum, nine times.")]
+
+
+def register(app: typer.Typer) -> None:
+    group = typer.Typer(no_args_is_help=True, help="Measure whelp against what is known.")
+    group.command("conformance")(conformance)
+    group.callback()(lambda: None)  # with a single command typer would leave its name out
+    app.add_typer(group, name="bench", rich_help_panel=LOOK_PANEL)
+
+
+def conformance(everything: All = False) -> None:
+    """Run the conformance suite of a checkout and print each proof with what it measured.
+
+    \b
+    whelp bench conformance          about a minute
+    whelp bench conformance --all    with the optimum at three prices and three seeds
+    """
+    try:
+        import pytest
+    except ModuleNotFoundError as error:
+        raise ConfigError("the conformance suite runs on pytest: pip install 'whelp[dev]'.") from error
+    if not SUITE.is_dir():
+        raise ConfigError(
+            f"there is no {SUITE}: the conformance suite is part of a checkout of whelp, not of an installed package."
+        )
+    proofs = Proofs()
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    options = [str(SUITE), "--rootdir", str(SUITE.parents[1]), "-p", "no:terminal", "-p", "no:cacheprovider"]
+    code = pytest.main([*options, *([] if everything else ["-m", "not proof"])], plugins=[proofs])
+    show.table("Conformance", ("proof", "measured", "result"), proofs.rows)
+    if code != pytest.ExitCode.OK:
+        typer.echo(f"\n{proofs.failed} of {len(proofs.rows)} failed: pytest {SUITE} says how", err=True)
+        raise typer.Exit(1)
+
+
+class Proofs:
+    """A pytest plugin that keeps what each test found."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, str, str]] = []
+        self.failed = 0
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        if report.failed:
+            self.rows.append((report.nodeid, "cannot be loaded", "failed"))
+            self.failed += 1
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome == "failed":
+            module, _, name = report.nodeid.partition("::")
+            subject = Path(module).stem.removeprefix("test_").replace("_", " ")
+            text = name.removeprefix("test_").replace("_", " ")
+            self.rows.append((f"{subject}: {text}", ", ".join(map(_said, report.user_properties)), report.outcome))
+            self.failed += report.outcome == "failed"
+
+
+def _said(measured: tuple[str, Any]) -> str:
+    name, value = measured
+    return f"{name} {value:.2g}" if isinstance(value, float) else f"{name} {value}"
