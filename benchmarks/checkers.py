@@ -8,6 +8,7 @@ check is named for; `good`: a careful person would be content with it), and on w
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections import defaultdict
 from pathlib import Path
@@ -26,6 +27,7 @@ def share(count: int, of: int) -> str:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     checks = {prompt.id: prompt.check for prompt in read_prompts("builtin:evaluation").records}
     rows = defaultdict(list)
     for line in LABELS.read_text(encoding="utf-8").splitlines():

@@ -126,7 +126,7 @@ def with_defaults(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[st
 def run(experiment: Experiment, seed: int) -> None:
     folder = experiment.folder(seed)
     _take_over_sft(experiment, seed)
-    _whelp("run", experiment.name, *experiment.settings(seed), "--output_dir", str(folder), "--resume")
+    call_whelp("run", experiment.name, *experiment.settings(seed), "--output_dir", str(folder), "--resume")
     write_json_atomic(experiment.record(seed), record(experiment, seed))
 
 
@@ -196,19 +196,21 @@ def run_hh(files: Sequence[Path]) -> None:
     write_text_atomic(pairs, "".join(file.read_text(encoding="utf-8") for file in files))
     overrides = ["reward.num_train_epochs=1", "reward.learning_rate=2e-4", "reward.per_step_batch_size=4"]
     model = load_recipe("assistant").model
-    _whelp("reward", "--model", model, "--train_file", str(pairs), "--output_dir", str(folder), "--resume", *overrides)
+    call_whelp(
+        "reward", "--model", model, "--train_file", str(pairs), "--output_dir", str(folder), "--resume", *overrides
+    )
     result: dict[str, Any] = {"reward": read_json(folder / "reward" / "metrics.json"), "judge": {}}
     for seed in EXPERIMENTS[0].seeds:
         run_folder = EXPERIMENTS[0].folder(seed)
         if (run_folder / "ppo" / DONE).exists():
             named = [f"--model={name}={run_folder / stage}" for name, stage in (("sft", "sft"), ("rlhf", "ppo"))]
             out = RUNS / f"hh-judge-{seed}"
-            _whelp("evaluate", *named, "--judge", str(folder / "reward"), "--output_dir", str(out))
+            call_whelp("evaluate", *named, "--judge", str(folder / "reward"), "--output_dir", str(out))
             result["judge"][seed] = read_json(out / "evaluate" / "metrics.json")["judge"]
     write_json_atomic(RECORDS / "hh.json", result)
 
 
-def _whelp(*arguments: str) -> None:
+def call_whelp(*arguments: str) -> None:
     print("$ whelp", *arguments, flush=True)
     subprocess.run([sys.executable, "-m", "whelp", *arguments], check=True, cwd=ROOT)
 
