@@ -95,6 +95,12 @@ class PPOConfig(Section):
     learning_rate: Rate = Field(1.5e-4, description="the policy's peak learning rate, then falling linearly to 0")
     warmup_ratio: Fraction = Field(0.1, description="share of the policy's updates in which its learning rate rises")
     value_learning_rate: Rate = Field(1e-3, description="the critic's learning rate, falling linearly to 0")
+    critic: Literal["own", "shared"] = Field(
+        "own", description="own: layers of its own; shared: a head on the policy's layers, which learn from both losses"
+    )
+    vf_coef: float | None = Field(
+        None, ge=0, description="weight of a shared critic's loss beside the policy's; empty: 0.1"
+    )
     critic_warmup_iterations: int = Field(1, ge=0, description="first iterations in which only the critic learns")
     response_length: PositiveInt = Field(96, description="longest answer in tokens")
     temperature: Rate = Field(0.7, description="temperature of the policy, in sampling and in its log-probabilities")
@@ -121,6 +127,13 @@ class PPOConfig(Section):
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     save_steps: PositiveInt = Field(5, description="iterations between checkpoints")
     save_total_limit: PositiveInt = Field(1, description="checkpoints kept")
+
+    @property
+    def value_coef(self) -> float:
+        """Weight of the critic's loss; with layers of its own there is nothing to weigh it against."""
+        if self.critic == "own":
+            return 1.0
+        return 0.1 if self.vf_coef is None else self.vf_coef
 
     @property
     def rewards(self) -> Mapping[str, float]:

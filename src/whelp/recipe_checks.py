@@ -70,6 +70,16 @@ def generations(recipe: Recipe) -> Iterator[Mistake]:
         )
 
 
+def value_coef(recipe: Recipe) -> Iterator[Mistake]:
+    """Two losses are weighed against each other only where they move the same layers."""
+    if recipe.ppo.vf_coef is not None and recipe.ppo.critic == "own":
+        yield Mistake(
+            ("ppo.vf_coef", "ppo.critic"),
+            f"given {recipe.ppo.vf_coef:g}, but the critic has layers of its own and shares no loss with the policy; expected "
+            "ppo.critic: shared, or value_learning_rate for its speed",
+        )
+
+
 def episodes(recipe: Recipe) -> Iterator[Mistake]:
     """One iteration is the least that can be run."""
     if recipe.ppo.total_episodes < recipe.ppo.batch_size:
@@ -155,7 +165,7 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    device, stage_order, rewards, reward_model, report_input, data_files, kl_estimator, batches, generations, episodes
+    device, stage_order, rewards, reward_model, report_input, data_files, kl_estimator, batches, generations, value_coef, episodes
 )  # fmt: skip
 
 

@@ -59,9 +59,11 @@ def _model(place: Workplace, engine: LocalEngine) -> Reward:
 
 
 def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:
-    """PPO's critic: it starts from the model that knows most of the score, at 0 where that has no scalar head."""
+    """PPO's critic, at 0 to begin with. One of its own starts from the model that knows most of the score."""
+    is_shared = place.recipe.ppo.critic == "shared"
     return ModelSpec(
-        copy_of="reward" if "reward" in engine.models else "policy",
+        copy_of="reward" if "reward" in engine.models and not is_shared else "policy",
+        shares_branch=is_shared,
         head="scalar",
         head_std=0.0,
         trainable_layers=place.recipe.trainable_layers,

@@ -20,7 +20,6 @@ _SAME_SECTION = 0.3
 _PLAIN = re.compile(r"[A-Za-z_./][A-Za-z0-9_./:-]*")
 _NOT_TEXT = {"true", "false", "null", "yes", "no", "on", "off", "y", "n", ".inf", ".nan"}
 ABSENT = {
-    "vf_coef": "the critic is a branch of its own and shares no loss with the policy; its speed is value_learning_rate",
     "per_device_train_batch_size": "batches are per optimizer step here, whatever the devices: per_step_batch_size",
 }
 

@@ -33,14 +33,24 @@ def share_of_wanted(completions: Sequence[Completion], held: Held) -> torch.Tens
     return torch.tensor([4.0 * c.tokens.count(WANTED) / len(c.tokens) for c in completions])
 
 
-def engine_on(folder: Path, chat: Chat, compute: Compute, has_critic: bool = True) -> LocalEngine:
+def engine_on(
+    folder: Path, chat: Chat, compute: Compute, has_critic: bool = True, is_shared: bool = False
+) -> LocalEngine:
     engine = LocalEngine(chat, compute)
     optimizer = OptimizerSpec(max_grad_norm=1.0)
     engine.add("policy", ModelSpec(source=folder, trainable_layers=2, optimizer=optimizer))
     engine.add("reference", ModelSpec(copy_of="policy", trainable_layers=2))
     if has_critic:
         engine.add(
-            "value", ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers=2, optimizer=optimizer)
+            "value",
+            ModelSpec(
+                copy_of="policy",
+                shares_branch=is_shared,
+                head="scalar",
+                head_std=0.0,
+                trainable_layers=2,
+                optimizer=optimizer,
+            ),
         )
     return engine
 
@@ -58,7 +68,7 @@ def train(
     folder: Path, chat: Chat, compute: Compute, where: Path, reward: Callable = share_of_wanted, **changes: object
 ):
     config = config_of(**changes)
-    engine = engine_on(folder, chat, compute, has_critic=config.advantage == "gae")
+    engine = engine_on(folder, chat, compute, config.advantage == "gae", config.critic == "shared")
     ppo.train(engine, chat, PROMPTS, reward, config, Stage(where, SilentProgress(), 0, config.save_steps))
     return MetricsLog.read(where / "metrics.jsonl")
 
@@ -81,6 +91,14 @@ def test_without_a_critic_it_learns_to_say_a_token_too(
     assert lines[-1]["objective/scores"] > lines[0]["objective/scores"] + 1.5
     assert all("val/explained" not in line and "loss/value_avg" not in line for line in lines)
     assert "loss/policy_avg" in lines[0], "there is no critic to wait for"
+
+
+def test_with_a_shared_critic_it_learns_to_say_a_token_too(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    lines = train(tiny_model_folder("llama"), chat, compute, tmp_path, critic="shared")
+    assert lines[-1]["objective/scores"] > lines[0]["objective/scores"] + 1.5
+    assert lines[-1]["val/explained"] > 0.1 > lines[0]["val/explained"]
 
 
 def test_another_temperature_in_sampling_than_in_training_is_seen(

@@ -73,6 +73,15 @@ def test_normalized_scores_have_mean_0_and_spread_1(recipe: Recipe, tmp_path: Pa
     assert all(abs(score) < 3 for score in scores(asked))
 
 
+def test_a_shared_critic_goes_through_the_stage(recipe: Recipe, tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(CODE)
+    asked = ppo_of(recipe, f"{file}:brief", critic="shared", total_episodes=16)
+    pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
+    lines = (Path(asked.output_dir) / "ppo" / "metrics.jsonl").read_text().splitlines()
+    assert "val/explained" in json.loads(lines[-1])
+
+
 def word_level(folder: Path) -> PreTrainedTokenizerFast:
     """Words of its own, with a chat template of its own."""
     names = ["<unk>", "<pad>", "<|im_start|>", "<|im_end|>", "user", "assistant", "hello", "fine", "the"]

@@ -30,6 +30,13 @@ def test_what_cannot_be_added(build, tiny_model_folder):
         engine.add("y", ModelSpec(source=folder, members=2))
     with pytest.raises(ModelError, match="only a scalar head can be an ensemble"):
         engine.add("y", ModelSpec(copy_of="m", members=2))
+    for spec in (
+        {"source": folder, "head": "scalar"},
+        {"copy_of": "m"},
+        {"copy_of": "m", "head": "scalar", "members": 2},
+    ):
+        with pytest.raises(ModelError, match=r"shares_branch: one scalar head|only a scalar head"):
+            engine.add("y", ModelSpec(shares_branch=True, **spec))
     engine.add("value", ModelSpec(copy_of="m", head="scalar"))
     with pytest.raises(ModelError, match="'value' has a scalar head"):
         engine.add("y", ModelSpec(copy_of="value", head="lm"))

@@ -151,6 +151,70 @@ def test_values_are_trained_with_their_head(build, tiny_model_folder, whole_mode
     torch.testing.assert_close(engine.models["m"].members[0].head.linear.weight, head.weight, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("order", [("m", "v"), ("v", "m")])
+def test_a_shared_critic_moves_the_policys_layers(order, build, tiny_model_folder, whole_model):
+    """The layers learn from both losses, the critic's weighed; its head from its own alone, with an optimizer of its own."""
+    engine, model = build(), whole_model(tiny_model_folder("llama"))
+    engine.add("v", ModelSpec(copy_of="m", shares_branch=True, head="scalar", optimizer=STEADY, seed=3))
+    assert engine.models["v"].members[0].branch is engine.models["m"].members[0].branch
+    head = nn.Linear(32, 1, bias=False)
+    head.weight.data.copy_(engine.models["v"].members[0].head.linear.weight.data)
+    oracle = Oracle(model, STEADY, [*model.model.layers[2:], model.model.norm])
+    head_optimizer = torch.optim.AdamW(
+        head.parameters(), lr=2 * LR, betas=STEADY.betas, eps=STEADY.eps, weight_decay=0.0
+    )
+    sequences = sequences_of()
+    table = response_table(sequences)
+    returns = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)) * table
+    for _ in range(3):
+        rows = zip(oracle.hidden(sequences), sequences.is_response, strict=True)
+        before = torch.cat([hidden[:-1][torch.tensor(mask[1:])] for hidden, mask in rows])
+        value_loss = 0.5 * ((head(before).squeeze(1) - returns[table]) ** 2).mean()
+        head_optimizer.zero_grad()
+        oracle.step(-torch.cat(oracle.logprobs(sequences)).mean() + 0.3 * value_loss)
+        nn.utils.clip_grad_norm_(head.parameters(), STEADY.max_grad_norm)
+        head_optimizer.step()
+        with engine.hold(sequences) as held:
+            targets = ValueTargets(torch.zeros_like(returns), returns, table)
+            terms = {"m": sft_term("m", held), "v": Term("v", held, targets, ValueLoss(1e6), 0.3)}
+            engine.update([terms[name] for name in order], {"m": LR, "v": 2 * LR})
+    assert_trained_alike(engine, model, 2)
+    torch.testing.assert_close(engine.models["v"].members[0].head.linear.weight, head.weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_shared_critic_alone_moves_its_head_only(build):
+    engine = build()
+    engine.add("v", ModelSpec(copy_of="m", shares_branch=True, head="scalar", head_std=0.0, optimizer=STEADY))
+    policy, critic = weights_of(engine, "m"), weights_of(engine, "v")
+    sequences = sequences_of()
+    table = response_table(sequences)
+    with engine.hold(sequences) as held:
+        engine.update([Term("v", held, ValueTargets(0.0 * table, 1.0 * table, table), ValueLoss(1e6))], {"v": LR})
+        assert same(policy, weights_of(engine, "m"))
+        assert not same(critic, weights_of(engine, "v"))
+        alone = build()
+        for each in (engine, alone):  # nothing of the critic's gradient waits for the policy's next step
+            with each.hold(sequences) as own:
+                each.update([sft_term("m", own)], {"m": LR})
+    assert same(weights_of(engine, "m"), weights_of(alone, "m"))
+
+
+def test_a_shared_critic_behind_bf16_weights(build, compute_bf16):
+    """Its gradients reach the policy's fp32 masters piece by piece."""
+    moved = []
+    for coef in (0.0, 5.0):
+        engine = build(compute=compute_bf16)
+        engine.add("v", ModelSpec(copy_of="m", shares_branch=True, head="scalar", optimizer=STEADY))
+        sequences = sequences_of()
+        table = response_table(sequences)
+        targets = ValueTargets(0.0 * table, 9.0 * table, table)
+        with engine.hold(sequences) as held:
+            terms = [sft_term("m", held), Term("v", held, targets, ValueLoss(1e6), coef)]
+            metrics = engine.update(terms, {"m": LR, "v": LR})
+        moved.append(metrics["m/grad_norm"])
+    assert moved[1] > 1.5 * moved[0]
+
+
 def test_members_are_trained_as_if_alone(build):
     spec = OptimizerSpec(eps=1e-3, max_grad_norm=1e9)
     together = build(head="scalar", members=2, seed=7, optimizer=spec)

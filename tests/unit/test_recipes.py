@@ -191,6 +191,9 @@ rewards:
 
     def test_a_setting_left_out_on_purpose_says_why(self):
         assert "value_learning_rate" in fails(None, "ppo.vf_coef=0.1")
+        assert load_recipe(None, ["ppo.critic=shared", "ppo.vf_coef=0.2"]).ppo.value_coef == 0.2
+        assert load_recipe(None, ["ppo.critic=shared"]).ppo.value_coef == 0.1
+        assert load_recipe(None).ppo.value_coef == 1.0
 
 
 class TestBetweenValues:

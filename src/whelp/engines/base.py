@@ -33,6 +33,8 @@ class ModelSpec:
 
     source: Path | None = None
     copy_of: str | None = None
+    shares_branch: bool = False
+    """With copy_of: the scalar head stands on the very branch of that model, and what is learned through it moves both."""
     head: Head = "lm"
     trainable_layers: int | Literal["all"] = 4
     optimizer: OptimizerSpec | None = None

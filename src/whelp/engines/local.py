@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,11 +85,14 @@ class LocalEngine:
             raise ModelError(f"the engine already has a model {name!r}; give the new one another name.")
         if spec.members > 1 and spec.head == "lm":
             raise ModelError("members: only a scalar head can be an ensemble; a policy has one member.")
+        if spec.shares_branch and (spec.copy_of is None or spec.head == "lm" or spec.members > 1):
+            raise ModelError("shares_branch: one scalar head on the branch of copy_of; expected those three.")
         model = self._copy(spec) if spec.copy_of else self._load(spec)
         if spec.optimizer is not None:
             trained: list[nn.Module] = []
             for member in model.members:
-                trained.append(member.branch)
+                if not spec.shares_branch:
+                    trained.append(member.branch)
                 if spec.head == "scalar" or not model.trunk.decoder:
                     trained.append(member.head)
             model.weights = MasterWeights(trained, spec.optimizer)
@@ -121,7 +124,9 @@ class LocalEngine:
             members = [self._copy_policy(origin, spec)]
         else:
             members = [self._copy_scalar(origin, spec, i) for i in range(spec.members)]
-        return LocalModel(origin.trunk, [_frozen(m) for m in members], origin.source, spec, None)
+        if not spec.shares_branch:  # what the other model trains stays trainable
+            members = [_frozen(member) for member in members]
+        return LocalModel(origin.trunk, members, origin.source, spec, None)
 
     def _copy_policy(self, origin: LocalModel, spec: ModelSpec) -> Member:
         member = origin.members[0]
@@ -138,7 +143,7 @@ class LocalEngine:
         if isinstance(member.head, ScalarHead) and has_it and not spec.fresh_head:
             return copy.deepcopy(member)
         head = ScalarHead(origin.trunk.hidden_size).to(self.compute.device).reset(spec.seed + index, spec.head_std)
-        return Member(copy.deepcopy(member.branch), head)
+        return Member(member.branch if spec.shares_branch else copy.deepcopy(member.branch), head)
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -272,7 +277,7 @@ class LocalEngine:
                 # A second term of a model reports under its loss, so that neither hides the other.
                 prefix = f"{term.model}/{type(term.loss).__name__}" if term.model in named else term.model
                 named.add(term.model)
-                metrics |= self._accumulate(term, trained[term.model], prefix)
+                metrics |= self._accumulate(term, trained.values(), prefix)
             for name, weights in trained.items():
                 metrics[f"{name}/grad_norm"] = weights.clip()
             _refuse_nan(metrics)
@@ -293,8 +298,9 @@ class LocalEngine:
             raise ModelError(f"model {name!r} is frozen: give its ModelSpec an optimizer to train it.")
         return weights
 
-    def _accumulate(self, term: Term, weights: MasterWeights, prefix: str) -> Metrics:
-        """Gradients of one term, piece by piece, each already divided by the count of the whole term."""
+    def _accumulate(self, term: Term, trained: Iterable[MasterWeights], prefix: str) -> Metrics:
+        """Gradients of one term, piece by piece, each already divided by the count of the whole term. With a shared branch they
+        reach more models than the term's own."""
         count = term.loss.count(term.targets)
         if count == 0:
             return {}
@@ -305,7 +311,8 @@ class LocalEngine:
             outputs = self._outputs(self.models[term.model], held, term.loss.quantity)
             result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))
             (result.loss * (term.coef / count)).backward()
-            weights.collect()
+            for weights in trained:
+                weights.collect()
             for key, value in result.sums.items():
                 totals[key] = totals.get(key, 0.0) + float(value) / count
         return {f"{prefix}/{key}": value for key, value in totals.items()}

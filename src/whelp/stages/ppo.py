@@ -121,7 +121,8 @@ def learn(
             held = rollout.held.select(rows)
             terms = []
             if value_targets is not None:
-                terms.append(Term("value", held, _rows(value_targets, rows), ValueLoss(config.cliprange_value)))
+                loss = ValueLoss(config.cliprange_value)
+                terms.append(Term("value", held, _rows(value_targets, rows), loss, config.value_coef))
             if step > critic_iterations(config):
                 terms.append(Term("policy", held, _rows(policy_targets, rows), PPOLoss(config.cliprange)))
                 if ptx is not None:

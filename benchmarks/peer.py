@@ -1,0 +1,163 @@
+"""The exact world of tests/conformance with whelp's PPO and with TRL's, whose last release with a PPO is 1.12.0.
+
+    python benchmarks/peer.py              three seeds of each; installs TRL into .venv-peer (once, about 1 GB)
+    python benchmarks/peer.py --seeds 0    one seed
+
+Both start from the same model and see as many answers with the same step sizes; TRL runs as it is, once with its own lambda of
+0.95, once with 1, and once with its other KL estimator. It takes a sampled pad token for the end of an answer, so that both are
+measured on the answers without one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from results import RECORDS, ROOT
+
+sys.path.insert(0, str(ROOT / "tests" / "conformance"))
+
+from exact_world import (
+    ANSWERS,
+    BATCH,
+    END,
+    PROMPTS,
+    RECIPE,
+    World,
+    log_probabilities,
+    make_chat,
+    save_model,
+    spread,
+    total_variation,
+    train,
+)
+from torch import Tensor
+
+from whelp.engines.base import ModelSpec
+from whelp.engines.devices import Compute
+from whelp.engines.local import LocalEngine
+from whelp.runs.files import write_json_atomic
+from whelp.runs.metrics import MetricsLog
+
+PEER = ROOT / ".venv-peer"
+PACKAGES = ("torch>=2.8,<2.14", "trl==1.12.0", "pandas")
+PAD = 0
+WITHOUT_PAD = torch.tensor([PAD not in answer for answer in ANSWERS])
+KL_COEF = 0.5
+COMPUTE = Compute(torch.device("cpu"), torch.float32, 1, "one thread for each")
+TRL = {"TRL, lam 1": {"lam": 1.0}, "TRL, lam 0.95": {"lam": 0.95}, "TRL, k3": {"lam": 1.0, "kl_estimator": "k3"}}
+
+
+def install() -> Path:
+    python = PEER / "bin" / "python"
+    if not (PEER / ".installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        (PEER / ".installed").touch()
+    return python
+
+
+def measured(log_pi: Tensor, log_ref: Tensor, world: World, logged_kl: float, seconds: float) -> dict[str, float]:
+    """Of the answers without a pad token, under distributions conditioned on having none."""
+    log_pi, log_ref = (_without_pad(log_p) for log_p in (log_pi, log_ref))
+    world = World(world.rewards[:, WITHOUT_PAD], world.kl_coef)
+    log_star = world.optimum(log_ref)
+    return {
+        "total variation before": total_variation(log_ref, log_star),
+        "total variation after": total_variation(log_pi, log_star),
+        "std of the leashed reward": spread(world.leashed(log_pi, log_ref), log_star),
+        "last logged KL": logged_kl,
+        "enumerated KL": float((log_pi.exp() * (log_pi - log_ref)).sum(1).mean()),
+        "seconds": seconds,
+    }
+
+
+def _without_pad(log_p: Tensor) -> Tensor:
+    return torch.log_softmax(log_p[:, WITHOUT_PAD], dim=1)
+
+
+def run_whelp(folder: Path, world: World, seed: int, out: Path) -> dict[str, float]:
+    start = time.perf_counter()
+    engine = train(folder, make_chat(), COMPUTE, out, world, seed)
+    seconds = time.perf_counter() - start
+    log_pi, log_ref = log_probabilities(engine, "policy"), log_probabilities(engine, "reference")
+    return measured(log_pi, log_ref, world, MetricsLog.read(out / "metrics.jsonl")[-1]["objective/kl"], seconds)
+
+
+def run_trl(python: Path, folder: Path, world: World, seed: int, out: Path, own: dict[str, Any]) -> dict[str, float]:
+    chat, episodes = make_chat(), int(str(RECIPE["total_episodes"]))
+    prompts = [list(chat.prompt(prompt)) for prompt in PROMPTS]
+    description = {
+        "prompts": prompts, "answers": ANSWERS, "rewards": world.rewards.tolist(), "end": END, "response_length": 2,
+    }  # fmt: skip
+    write_json_atomic(folder / "world.json", description)
+    settings = {
+        "batch_size": BATCH, "mini_batch_size": BATCH // 8, "total_episodes": episodes, "learning_rate": 5e-3,
+        "warmup_steps": episodes // BATCH // 5, "num_ppo_epochs": 1, "kl_coef": world.kl_coef, "cliprange_value": 10.0,
+        "vf_coef": 1.0, "adam_epsilon": 1e-5, "seed": seed,
+    }  # fmt: skip
+    start = time.perf_counter()
+    command = [
+        str(python),
+        str(Path(__file__).with_name("peer_trl.py")),
+        str(folder),
+        json.dumps(settings | own),
+        str(out),
+    ]
+    subprocess.run(command, check=True)
+    seconds = time.perf_counter() - start
+    log = [line["objective/kl"] for line in json.loads((out / "log.json").read_text()) if "objective/kl" in line]
+    engine = LocalEngine(chat, COMPUTE)
+    for name, source in (("policy", out), ("reference", folder)):
+        chat.tokenizer.save_pretrained(source)
+        engine.add(name, ModelSpec(source=source, trainable_layers="all"))
+    return measured(
+        log_probabilities(engine, "policy"), log_probabilities(engine, "reference"), world, log[-1], seconds
+    )
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """Markdown: mean over seeds, and the range."""
+    lines = [["", *results], ["---"] * (1 + len(results))]
+    for name in next(iter(results.values()))[0]:
+        cells = []
+        for runs in results.values():
+            values = [run[name] for run in runs]
+            digits = 0 if name == "seconds" else 3
+            cells.append(
+                f"{math.fsum(values) / len(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+            )
+        lines.append([name, *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options = parser.parse_args()
+    python = install()
+    results: dict[str, list[dict[str, float]]] = {}
+    for seed in options.seeds:
+        world = World.random(seed, KL_COEF)
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "start"
+            save_model(folder, make_chat(), seed)
+            results.setdefault("whelp", []).append(run_whelp(folder, world, seed, Path(scratch) / "whelp"))
+            for name, own in TRL.items():
+                out = Path(scratch) / name.replace(" ", "")
+                out.mkdir()
+                results.setdefault(name, []).append(run_trl(python, folder, world, seed, out, own))
+        print(table(results), flush=True)
+        write_json_atomic(RECORDS / "peer.json", results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The peer's side of `peer.py`: TRL's PPO trains in the exact world. Runs in an environment of its own, without whelp.
+
+    python peer_trl.py WORLD SETTINGS OUT
+
+WORLD holds the model and world.json (prompts as tokens, answers, rewards); SETTINGS is JSON; the trained model and the logged
+metrics go to OUT.
+"""
+
+# pyright: reportMissingImports=false
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+
+class Identity(nn.Module):
+    """The tokens as hidden states, so that the head can look the whole answer up."""
+
+    def forward(self, input_ids: Tensor, **_: object) -> SimpleNamespace:
+        return SimpleNamespace(hidden_states=[input_ids[..., None].float()])
+
+
+class TableReward(nn.Module):
+    """The world's rewards as a model: the score of a row stands at all of its places."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, world: dict, pad: int):
+        super().__init__()
+        self.backbone = Identity()
+        self.world, self.pad = world, pad
+        self.answers = {tuple(answer): i for i, answer in enumerate(world["answers"])}
+        self.prompts = {tuple(prompt): i for i, prompt in enumerate(world["prompts"])}
+
+    def score(self, hidden: Tensor) -> Tensor:
+        length = self.world["response_length"]
+        scores = [self.of(row[:-length], row[-length:]) for row in hidden[..., 0].long().tolist()]
+        return torch.tensor(scores)[:, None, None].expand(-1, hidden.shape[1], 1)
+
+    def of(self, prompt: list[int], answer: list[int]) -> float:
+        prompt = prompt[next(i for i, token in enumerate(prompt) if token != self.pad) :]
+        end = self.world["end"]
+        answer = answer[: answer.index(end) + 1] if end in answer else answer
+        return self.world["rewards"][self.prompts[tuple(prompt)]][self.answers[tuple(answer)]]
+
+
+class Critic(nn.Module):
+    """A copy of the policy with a linear head, from 0."""
+
+    base_model_prefix = "backbone"
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.backbone = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1).model
+        self.score = nn.Linear(self.backbone.config.hidden_size, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+
+def main() -> None:
+    folder, settings, out = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
+    torch.set_num_threads(1)
+    world = json.loads((folder / "world.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    policy, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+    batch, minibatch = settings.pop("batch_size"), settings.pop("mini_batch_size")
+    rows = [{"input_ids": prompt} for prompt in world["prompts"]] * (batch // len(world["prompts"]))
+    config = PPOConfig(
+        output_dir=str(out / "trainer"), per_device_train_batch_size=minibatch, num_mini_batches=batch // minibatch,
+        gradient_accumulation_steps=batch // minibatch, local_rollout_forward_batch_size=batch,
+        response_length=world["response_length"], stop_token="eos", temperature=1.0, report_to=[], bf16=False,
+        use_cpu=True, gradient_checkpointing=False, num_sample_generations=0, save_strategy="no", eval_strategy="no",
+        logging_steps=1, disable_tqdm=True, **settings,
+    )  # fmt: skip
+    trainer = PPOTrainer(
+        args=config, processing_class=tokenizer, model=policy, ref_model=reference,
+        reward_model=TableReward(world, tokenizer.pad_token_id), value_model=Critic(folder),
+        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:4]),
+    )  # fmt: skip
+    trainer.train()
+    policy.save_pretrained(out)
+    (out / "log.json").write_text(json.dumps(trainer.state.log_history))
+
+
+if __name__ == "__main__":
+    main()
