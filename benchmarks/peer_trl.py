@@ -76,9 +76,10 @@ def main() -> None:
     policy, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
     batch, minibatch = settings.pop("batch_size"), settings.pop("mini_batch_size")
     rows = [{"input_ids": prompt} for prompt in world["prompts"]] * (batch // len(world["prompts"]))
+    # With gradients accumulated over micro-batches TRL takes one step a batch, whatever num_mini_batches says: hence none.
     config = PPOConfig(
-        output_dir=str(out / "trainer"), per_device_train_batch_size=minibatch, num_mini_batches=batch // minibatch,
-        gradient_accumulation_steps=batch // minibatch, local_rollout_forward_batch_size=batch,
+        output_dir=str(out / "trainer"), per_device_train_batch_size=batch, num_mini_batches=batch // minibatch,
+        local_rollout_forward_batch_size=batch,
         response_length=world["response_length"], stop_token="eos", temperature=1.0, report_to=[], bf16=False,
         use_cpu=True, gradient_checkpointing=False, num_sample_generations=0, save_strategy="no", eval_strategy="no",
         logging_steps=1, disable_tqdm=True, **settings,
