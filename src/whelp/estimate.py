@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.jobs import MEASURED_PROMPTS, jobs_of, parts_of
+from whelp.jobs import JUDGE_EPOCHS, MEASURED_PROMPTS, jobs_of, parts_of
 from whelp.splits import has_judge
 from whelp.text.formats import read_demonstrations, read_prompts
 from whelp.types import Ranking
@@ -72,7 +72,7 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     rows = []
     for job in jobs_of(recipe):
         state = _state(place, job.name, parts_of(job, place)[0])
-        work = {"sft": _sft, "reward": _reward, "judge": _reward, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate}[
+        work = {"sft": _sft, "reward": _reward, "judge": _judge, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate}[
             job.name
         ]
         seconds, sequences = work(recipe, place, size, speed)
@@ -161,12 +161,24 @@ def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
 
 
 def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    split = place.rankings
+    return _preferences(recipe, split.train, split.held_out, 1, size, speed)
+
+
+def _judge(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    split = place.rankings
+    return _preferences(recipe, split.held_out, split.train, JUDGE_EPOCHS, size, speed)
+
+
+def _preferences(
+    recipe: Recipe, learned: Sequence[Ranking], held_out: Sequence[Ranking], epochs: int, size: Size, speed: Speed
+) -> tuple[float, float]:
     """What trains and what is held out are both scored, the first is also trained on."""
-    config, split = recipe.reward, place.rankings
-    measured = min(1.0, MEASURED_PROMPTS / max(1, len(split.held_out))) if has_judge(recipe) else 1.0
-    train = (1 + config.negatives) * _ranked_tokens(split.train)
-    test = measured * _ranked_tokens(split.held_out)
-    branch = 6 * size.branch * train * config.num_train_epochs * config.members / speed.train
+    config = recipe.reward
+    measured = min(1.0, MEASURED_PROMPTS / max(1, len(held_out))) if has_judge(recipe) else 1.0
+    train = (1 + config.negatives) * _ranked_tokens(learned)
+    test = measured * _ranked_tokens(held_out)
+    branch = 6 * size.branch * train * epochs * config.num_train_epochs * config.members / speed.train
     return 2 * (size.trunk + size.branch) * (train + test) / speed.forward + branch, max(train, test)
 
 

@@ -29,6 +29,8 @@ from whelp.types import Ranking
 from whelp.workplace import Input, Workplace
 
 JUDGE_SEED = 1_000
+JUDGE_EPOCHS = 2
+"""Times the reward model's: the judge starts from the raw model, which prefers that harm is helped."""
 MEASURED_PROMPTS = 300
 """Of the half that a reward model never saw: scoring all of it would take as long as the training."""
 BRIEF = "builtin:brief"
@@ -130,13 +132,19 @@ def reward_work(place: Workplace) -> dict[str, Any]:
     return train_reward_model(place, "reward", reward_source(place), split.train, split.held_out)
 
 
+def judge_settings(place: Workplace) -> dict[str, Any]:
+    chosen = settings("reward")(place)
+    chosen["reward"]["num_train_epochs"] *= JUDGE_EPOCHS
+    return chosen
+
+
 def judge_inputs(place: Workplace) -> dict[str, Input]:
     return {"model": place.model_input(place.base), "rankings": data_input(place.rankings.loaded)}
 
 
 def judge_work(place: Workplace) -> dict[str, Any]:
     split = place.rankings
-    return train_reward_model(place, "judge", place.base, split.held_out, split.train, JUDGE_SEED)
+    return train_reward_model(place, "judge", place.base, split.held_out, split.train, JUDGE_SEED, JUDGE_EPOCHS)
 
 
 def train_reward_model(
@@ -146,8 +154,11 @@ def train_reward_model(
     train: Sequence[Ranking],
     held_out: Sequence[Ranking],
     seed_offset: int = 0,
+    epochs: int = 1,
 ) -> dict[str, Any]:
+    """`epochs` times the recipe's."""
     config = place.recipe.reward
+    config = config.model_copy(update={"num_train_epochs": epochs * config.num_train_epochs})
     place.record_prompts(name, source)
     engine = place.engine(source, config.max_length)
     seed = place.recipe.seed + seed_offset
@@ -324,7 +335,7 @@ def parts_of(job: Job, place: Workplace) -> tuple[dict[str, Any], dict[str, Inpu
 JOBS = {
     "sft": Job("sft", settings("sft"), sft_inputs, sft_work, "supervised fine-tuning on ideal answers"),
     "reward": Job("reward", reward_settings, reward_inputs, reward_work, "reward model on ranked answers"),
-    "judge": Job("judge", settings("reward"), judge_inputs, judge_work, "judge on the other half of the rankings"),
+    "judge": Job("judge", judge_settings, judge_inputs, judge_work, "judge on the other half of the rankings"),
     "ppo": Job("ppo", settings("ppo"), ppo_inputs, ppo_work, "PPO on a leash to the SFT model"),
     "dpo": Job("dpo", settings("dpo"), dpo_inputs, dpo_work, "direct preference optimisation on ranked answers"),
     "evaluate": Job("evaluate", settings("evaluate"), evaluate_inputs, evaluate_work, "before and after"),

@@ -99,6 +99,20 @@ def test_the_reward_model_is_trained_again_where_the_unit_of_its_reward_changes(
     assert states(run(changed(some, "ppo", temperature=0.5)))["reward"] == "ran"
 
 
+def test_the_judge_starts_raw_and_learns_twice_as_long(recipe: Recipe) -> None:
+    results = run(recipe).results
+    per_epoch = [
+        -(-results[name]["train_prompts"] // recipe.reward.per_step_batch_size) for name in ("reward", "judge")
+    ]
+    epochs = recipe.reward.num_train_epochs
+    assert [results[name]["steps"] for name in ("reward", "judge")] == [
+        per_epoch[0] * epochs,
+        per_epoch[1] * epochs * 2,
+    ]
+    manifest = json.loads((Path(recipe.output_dir) / "manifest.json").read_text())
+    assert manifest["inputs"]["judge"]["model"]["path"] == recipe.model
+
+
 def test_nothing_is_run_twice_and_a_change_runs_what_it_touches(recipe: Recipe) -> None:
     run(recipe)
     assert set(states(run(recipe)).values()) == {"unchanged"}
