@@ -74,19 +74,21 @@ def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> M
 
 def where_trusted(place: Workplace, prompts: Sequence[Prompt]) -> Sequence[Prompt]:
     """Without those of categories in which the reward model guesses: there it teaches the policy nothing but its own bias.
-    Where the prompts' own checks score too, all are kept."""
+    Their twins go with them: false claims without the true ones teach to contradict whatever is said. Where the prompts' own
+    checks score too, all are kept."""
     rewards = place.recipe.ppo.rewards
     if "model" not in rewards or "checker" in rewards:
         return prompts
     guesses = reward.guessed(read_json(place.reward_model / "metrics.json"))
-    kept = [prompt for prompt in prompts if prompt.category not in guesses]
+    alone = {prompt.pair for prompt in prompts if prompt.category in guesses and prompt.pair is not None}
+    kept = [prompt for prompt in prompts if prompt.category not in guesses and prompt.pair not in alone]
     left_out = sorted({prompt.category for prompt in prompts} & guesses.keys())
     if not left_out or not kept or not place.recipe.ppo.only_where_trusted:
         return prompts
     rates = ", ".join(f"{name} {guesses[name]:.0%}" for name in left_out)
     place.progress.warn(
-        f"PPO leaves out {len(prompts) - len(kept)} of {len(prompts)} prompts: on held-out pairs of their kind the reward model "
-        f"is no better than a guess ({rates} right). ppo.only_where_trusted=false keeps them."
+        f"PPO leaves out {len(prompts) - len(kept)} of {len(prompts)} prompts: on held-out pairs of their or their twin's kind the "
+        f"reward model is no better than a guess ({rates} right). ppo.only_where_trusted=false keeps them."
     )
     return kept
 

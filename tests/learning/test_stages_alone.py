@@ -157,6 +157,27 @@ def test_ppo_leaves_out_what_its_reward_model_guesses(
     assert {json.loads(line)["prompt"].split()[0] for line in sampled} == batches
 
 
+def test_a_twin_is_left_out_too(recipe: Recipe, tmp_path: Path) -> None:
+    """False claims without the true ones would teach the policy to contradict whatever is said."""
+    run(only(recipe, "sft", "reward"))
+    file = Path(recipe.output_dir) / "reward" / "metrics.json"
+    guessing = metrics_of(**{"true-claim": (0.5, 0.45, 0.55), "false-claim": (0.7, 0.6, 0.8)})
+    file.write_text(json.dumps(json.loads(file.read_text()) | guessing))
+    rows = [
+        {"prompt": f"{kind} {i}", "category": kind, "pair": f"p{i}"}
+        for kind in ("true-claim", "false-claim")
+        for i in range(4)
+    ]
+    rows += [{"prompt": f"howto {i}", "category": "howto"} for i in range(3)]
+    rows += [{"prompt": "false-claim alone", "category": "false-claim", "pair": "p9"}]
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", rows)
+    said = heard(only(changed(recipe, "ppo", train_file=str(prompts)), "ppo"))
+    assert "PPO leaves out 8 of 12 prompts" in said and "true-claim 50% right" in said
+    sampled = (Path(recipe.output_dir) / "ppo" / "samples.jsonl").read_text().splitlines()
+    seen = {json.loads(line)["prompt"] for line in sampled}
+    assert seen <= {"howto 0", "howto 1", "howto 2", "false-claim alone"}
+
+
 def test_episodes_that_fill_no_batch_are_told(recipe: Recipe) -> None:
     checked = changed(recipe, "ppo", reward="checker", total_episodes=21, train_file=recipe.evaluate.prompts)
     assert "5 of 21 episodes do not fill a batch of 8" in heard(only(checked, "ppo"))
