@@ -87,8 +87,8 @@ def where_trusted(place: Workplace, prompts: Sequence[Prompt]) -> Sequence[Promp
         return prompts
     rates = ", ".join(f"{name} {guesses[name]:.0%}" for name in left_out)
     place.progress.warn(
-        f"PPO leaves out {len(prompts) - len(kept)} of {len(prompts)} prompts: on held-out pairs of their or their twin's kind the "
-        f"reward model is no better than a guess ({rates} right). ppo.only_where_trusted=false keeps them."
+        f"PPO leaves out {len(prompts) - len(kept)} of {len(prompts)} prompts: on held-out pairs of their or their twin's kind "
+        f"the reward model is no better than a guess ({rates} right). ppo.only_where_trusted=false keeps them."
     )
     return kept
 
