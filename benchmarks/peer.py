@@ -33,6 +33,7 @@ from exact_world import (
     RECIPE,
     World,
     log_probabilities,
+    log_probabilities_in,
     make_chat,
     save_model,
     spread,
@@ -41,9 +42,7 @@ from exact_world import (
 )
 from torch import Tensor
 
-from whelp.engines.base import ModelSpec
 from whelp.engines.devices import Compute
-from whelp.engines.local import LocalEngine
 from whelp.runs.files import write_json_atomic
 from whelp.runs.metrics import MetricsLog
 
@@ -115,13 +114,9 @@ def run_trl(python: Path, folder: Path, world: World, seed: int, out: Path, own:
     subprocess.run(command, check=True)
     seconds = time.perf_counter() - start
     log = [line["objective/kl"] for line in json.loads((out / "log.json").read_text()) if "objective/kl" in line]
-    engine = LocalEngine(chat, COMPUTE)
-    for name, source in (("policy", out), ("reference", folder)):
-        chat.tokenizer.save_pretrained(source)
-        engine.add(name, ModelSpec(source=source, trainable_layers="all"))
-    return measured(
-        log_probabilities(engine, "policy"), log_probabilities(engine, "reference"), world, log[-1], seconds
-    )
+    chat.tokenizer.save_pretrained(out)
+    log_pi, log_ref = (log_probabilities_in(source, chat, COMPUTE) for source in (out, folder))
+    return measured(log_pi, log_ref, world, log[-1], seconds)
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:

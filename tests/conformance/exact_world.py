@@ -75,6 +75,13 @@ def log_probabilities(engine: LocalEngine, model: str) -> Tensor:
     return (scores.logprobs * scores.is_response).sum(1).double().reshape(len(PROMPTS), -1)
 
 
+def log_probabilities_in(folder: Path, chat: Chat, compute: Compute) -> Tensor:
+    """The same of the model in a folder."""
+    engine = LocalEngine(chat, compute)
+    engine.add("policy", ModelSpec(source=folder, trainable_layers="all"))
+    return log_probabilities(engine, "policy")
+
+
 @dataclass(frozen=True)
 class World:
     """A reward for every answer to every prompt [4 133], and the price of a nat."""

@@ -10,12 +10,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from exact_world import World, log_probabilities, make_chat, save_model
+from exact_world import World, log_probabilities_in, make_chat, save_model
 from torch import Tensor
 
-from whelp.engines.base import ModelSpec
 from whelp.engines.devices import Compute
-from whelp.engines.local import LocalEngine
 from whelp.maths.best_of_n import expected_best, kl_bound
 
 
@@ -23,9 +21,7 @@ from whelp.maths.best_of_n import expected_best, kl_bound
 def log_ref(tmp_path_factory: pytest.TempPathFactory, compute: Compute) -> Tensor:
     folder, chat = tmp_path_factory.mktemp("world"), make_chat()
     save_model(folder, chat, 0)
-    engine = LocalEngine(chat, compute)
-    engine.add("policy", ModelSpec(source=folder, trainable_layers="all"))
-    return log_probabilities(engine, "policy")
+    return log_probabilities_in(folder, chat, compute)
 
 
 def best_of(n: int, probability: Tensor, rewards: Tensor) -> Tensor:

@@ -13,11 +13,20 @@ from typing import Any
 
 import pytest
 import torch
-from exact_world import BATCH, World, log_probabilities, make_chat, save_model, spread, total_variation, train
+from exact_world import (
+    BATCH,
+    World,
+    log_probabilities,
+    log_probabilities_in,
+    make_chat,
+    save_model,
+    spread,
+    total_variation,
+    train,
+)
 from mistakes import OF_THE_OPTIMUM
 from torch import Tensor
 
-from whelp.engines.base import ModelSpec
 from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.runs.metrics import MetricsLog
@@ -120,17 +129,13 @@ def check_optimum(found: Journey, record: Record) -> None:
 
 
 def test_the_answers_are_all_there_are(source: Callable[[int], Path], chat: Chat, compute: Compute) -> None:
-    engine = LocalEngine(chat, compute)
-    engine.add("policy", ModelSpec(source=source(0), trainable_layers="all"))
-    total = log_probabilities(engine, "policy").exp().sum(1)
+    total = log_probabilities_in(source(0), chat, compute).exp().sum(1)
     torch.testing.assert_close(total, torch.ones_like(total), atol=1e-5, rtol=0)
 
 
 def test_the_closed_form_is_the_best_there_is(source: Callable[[int], Path], chat: Chat, compute: Compute) -> None:
     """Its value is kl_coef log Z, and no distribution near it does better."""
-    engine = LocalEngine(chat, compute)
-    engine.add("policy", ModelSpec(source=source(0), trainable_layers="all"))
-    world, log_ref = World.random(0, 0.5), log_probabilities(engine, "policy")
+    world, log_ref = World.random(0, 0.5), log_probabilities_in(source(0), chat, compute)
     log_star = world.optimum(log_ref)
     log_z = torch.logsumexp(log_ref + world.rewards / 0.5, dim=1)
     assert world.objective(log_star, log_ref) == pytest.approx(0.5 * float(log_z.mean()), abs=1e-9)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from whelp import pipeline
 from whelp.config import Recipe
 from whelp.errors import ConfigError
 from whelp.progress import PlainProgress, SilentProgress
+from whelp.runs.metrics import MetricsLog
 from whelp.text.chat import CHATML
 
 CODE = "def brief(completions):\n    return [-float(len(c.tokens)) for c in completions]\n"
@@ -27,9 +27,12 @@ def ppo_of(recipe: Recipe, reward: str, **ppo: object) -> Recipe:
     return only(changed(recipe, "ppo", reward=reward, missing_eos_penalty=None, **ppo), "ppo")
 
 
+def logged(recipe: Recipe) -> list[dict[str, float]]:
+    return MetricsLog.read(Path(recipe.output_dir) / "ppo" / "metrics.jsonl")
+
+
 def scores(recipe: Recipe) -> list[float]:
-    lines = (Path(recipe.output_dir) / "ppo" / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line)["objective/scores"] for line in lines]
+    return [line["objective/scores"] for line in logged(recipe)]
 
 
 def test_a_function_is_run_only_where_code_is_allowed(recipe: Recipe, tmp_path: Path) -> None:
@@ -66,8 +69,7 @@ def test_normalized_scores_have_mean_0_and_spread_1(recipe: Recipe, tmp_path: Pa
     file.write_text("def f(completions):\n    return [100.0 + 7 * sum(c.tokens) for c in completions]\n")
     asked = ppo_of(recipe, f"{file}:f", normalize_scores=True)
     pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
-    lines = (Path(asked.output_dir) / "ppo" / "metrics.jsonl").read_text().splitlines()
-    first = json.loads(lines[0])
+    first = logged(asked)[0]
     assert first["objective/scores"] == pytest.approx(0.0, abs=1e-4)
     assert first["objective/scores_std"] == pytest.approx(1.0, abs=1e-4)
     assert all(abs(score) < 3 for score in scores(asked))
@@ -78,8 +80,7 @@ def test_a_shared_critic_goes_through_the_stage(recipe: Recipe, tmp_path: Path) 
     file.write_text(CODE)
     asked = ppo_of(recipe, f"{file}:brief", critic="shared", total_episodes=16)
     pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
-    lines = (Path(asked.output_dir) / "ppo" / "metrics.jsonl").read_text().splitlines()
-    assert "val/explained" in json.loads(lines[-1])
+    assert "val/explained" in logged(asked)[-1]
 
 
 def word_level(folder: Path) -> PreTrainedTokenizerFast:
@@ -109,9 +110,7 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(
     asked = ppo_of(recipe, "model", reward_model=str(other), total_episodes=16)
     pipeline.run(asked, ["whelp", "ppo"], False, PlainProgress(said))
     assert "has another tokenizer than the policy" in said.getvalue()
-    samples = (Path(asked.output_dir) / "ppo" / "samples.jsonl").read_text().splitlines()
-    for line in samples:
-        sample = json.loads(line)
+    for sample in MetricsLog.read(Path(asked.output_dir) / "ppo" / "samples.jsonl"):
         turns = [{"role": "user", "content": sample["prompt"]}, {"role": "assistant", "content": sample["completion"]}]
         ids = fast.apply_chat_template(turns, tokenize=True, return_dict=False)
         ids = ids[: len(ids) - list(reversed(ids)).index(fast.eos_token_id)]

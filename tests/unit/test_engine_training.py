@@ -60,6 +60,11 @@ class Oracle:
             result.append(table.gather(1, ids[1:, None]).squeeze(1)[torch.tensor(mask[1:])])
         return result
 
+    def before_responses(self, sequences: Sequences) -> torch.Tensor:
+        """Hidden states of the tokens before each response token, where values are read [N H]."""
+        rows = zip(self.hidden(sequences), sequences.is_response, strict=True)
+        return torch.cat([hidden[:-1][torch.tensor(mask[1:])] for hidden, mask in rows])
+
     def hidden(self, sequences: Sequences) -> list[torch.Tensor]:
         return [self.model.base_model(input_ids=torch.tensor([t])).last_hidden_state[0] for t in sequences.tokens]
 
@@ -141,8 +146,7 @@ def test_values_are_trained_with_their_head(build, tiny_model_folder, whole_mode
     table = response_table(sequences)
     returns = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)) * table
     for _ in range(3):
-        rows = zip(oracle.hidden(sequences), sequences.is_response, strict=True)
-        before = torch.cat([hidden[:-1][torch.tensor(mask[1:])] for hidden, mask in rows])
+        before = oracle.before_responses(sequences)
         oracle.step(0.5 * ((head(before).squeeze(1) - returns[table]) ** 2).mean())
         with engine.hold(sequences) as held:
             targets = ValueTargets(torch.zeros_like(returns), returns, table)
@@ -167,8 +171,7 @@ def test_a_shared_critic_moves_the_policys_layers(order, build, tiny_model_folde
     table = response_table(sequences)
     returns = torch.randn(table.shape, generator=torch.Generator().manual_seed(0)) * table
     for _ in range(3):
-        rows = zip(oracle.hidden(sequences), sequences.is_response, strict=True)
-        before = torch.cat([hidden[:-1][torch.tensor(mask[1:])] for hidden, mask in rows])
+        before = oracle.before_responses(sequences)
         value_loss = 0.5 * ((head(before).squeeze(1) - returns[table]) ** 2).mean()
         head_optimizer.zero_grad()
         oracle.step(-torch.cat(oracle.logprobs(sequences)).mean() + 0.3 * value_loss)
