@@ -87,7 +87,9 @@ class PPOConfig(Section):
         "gae",
         description="gae learns a critic; rloo and grpo compare the answers to a prompt, and use no gamma, lam or critic",
     )
-    num_generations: PositiveInt = Field(1, description="answers to each prompt in a batch; rloo and grpo need two")
+    num_generations: PositiveInt = Field(
+        4, description="answers to each prompt in a batch: each is held against the others too; rloo and grpo need two"
+    )
     total_episodes: PositiveInt = Field(1280, description="completions sampled in all")
     batch_size: PositiveInt = Field(128, description="completions in one iteration")
     num_ppo_epochs: PositiveInt = Field(1, description="passes over each batch; fresh answers usually say more")
@@ -101,7 +103,11 @@ class PPOConfig(Section):
     vf_coef: float | None = Field(
         None, ge=0, description="weight of a shared critic's loss beside the policy's; empty: 0.1"
     )
-    critic_warmup_iterations: int = Field(1, ge=0, description="first iterations in which only the critic learns")
+    critic_warmup_iterations: int | None = Field(
+        None,
+        ge=0,
+        description="first iterations in which only the critic learns; empty: 1, or 0 where a prompt has several answers",
+    )
     response_length: PositiveInt = Field(96, description="longest answer in tokens")
     temperature: Rate = Field(0.7, description="temperature of the policy, in sampling and in its log-probabilities")
     kl_coef: float = Field(0.05, ge=0, description="strength of the leash: price of a nat of KL to the SFT model")

@@ -81,14 +81,24 @@ def world() -> World:
     return World(zeros, reference, dict(zip(ANSWERS, rewards, strict=True)), values)
 
 
+def critic(world: World, rows: Sequence[Answer]) -> Tensor:
+    """The values before every token, and something else behind the end."""
+    values = [[world.values[PREFIXES.index(row[:t])] if t < len(row) else 0.3 for t in range(LONGEST)] for row in rows]
+    return torch.tensor(values, dtype=world.values.dtype)
+
+
 def gradient(world: World) -> Tensor:
     """Of the objective, as `learn` ascends it: a token's mean times the tokens an answer has on average."""
     engine = Differentiator(world.logits)
     old, ref = (token_logprobs(logits, BATCH, 1.0) for logits in (world.logits, world.reference))
-    critic = [[world.values[PREFIXES.index(row[:t])] if t < len(row) else 0.3 for t in range(LONGEST)] for row in BATCH]
-    completions = [Completion(PROMPT, "", row, (0.0,) * len(row), row[-1] == END) for row in BATCH]
+    # An answer that has no other beside it: among those of a batch that holds each as often as is likely, none is drawn apart.
+    prompts = [replace(PROMPT, id=str(i)) for i in range(len(BATCH))]
+    completions = [
+        Completion(prompt, "", row, (0.0,) * len(row), row[-1] == END)
+        for prompt, row in zip(prompts, BATCH, strict=True)
+    ]
     rollout = ppo.Rollout(
-        completions, Held(BATCH), is_response(BATCH), old, ref, torch.zeros_like(old), torch.tensor(critic, dtype=old.dtype),
+        completions, Held(BATCH), is_response(BATCH), old, ref, torch.zeros_like(old), critic(world, BATCH),
         torch.tensor([world.rewards[row] for row in BATCH], dtype=old.dtype),
     )  # fmt: skip
     config = PPOConfig(
@@ -123,7 +133,17 @@ def test_a_constant_added_to_every_reward_changes_nothing(world: World) -> None:
     torch.testing.assert_close(gradient(world), gradient(higher), atol=1e-12, rtol=0)
 
 
-def test_leave_one_out_has_the_gradient_of_the_objective(world: World) -> None:
+def leave_one_out(world, rewards, rows, group):
+    return ppo.rloo(rewards, is_response(rows), group)
+
+
+def critic_beside_other_answers(world, rewards, rows, group):
+    advantages, _ = ppo.gae(rewards, critic(world, rows), is_response(rows), 1.0, 1.0)
+    return ppo.beside_group(advantages, is_response(rows), group)
+
+
+@pytest.mark.parametrize("compare", [leave_one_out, critic_beside_other_answers])
+def test_comparing_answers_to_a_prompt_has_the_gradient_of_the_objective(world: World, compare: Callable) -> None:
     """Over all pairs of answers to one prompt, each weighed by how likely the policy gives it, at any policy."""
     logits = torch.randn(world.logits.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
     logprobs, ref = token_logprobs(logits.requires_grad_()), token_logprobs(world.reference)
@@ -132,7 +152,7 @@ def test_leave_one_out_has_the_gradient_of_the_objective(world: World) -> None:
     rewards = ppo.shaped_rewards(scores, logprobs.detach(), ref, response, KL_COEF)
     pairs = torch.cartesian_prod(torch.arange(count), torch.arange(count)).reshape(-1)
     group = torch.arange(count * count).repeat_interleave(2)
-    advantages = ppo.rloo(rewards[pairs], response[pairs], group)
+    advantages = compare(world, rewards[pairs], [ANSWERS[i] for i in pairs.tolist()], group)
     likely = logprobs.detach().sum(1).exp()
     weights = (likely[:, None] * likely[None]).reshape(-1).repeat_interleave(2) / 2
     (found,) = torch.autograd.grad((weights[:, None] * advantages * logprobs[pairs]).sum(), logits)

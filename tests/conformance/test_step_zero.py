@@ -5,6 +5,7 @@ The oracle is the whole model of `transformers` on the same answers, padded on t
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -84,6 +85,12 @@ def logprobs_of_the_whole_model(model: nn.Module, chat: Chat, completions: Seque
     return result
 
 
+def others_of(answer: int, completions: Sequence[Completion], scores: Sequence[float]) -> list[float]:
+    """Scores of the other answers to the same prompt: REINFORCE's baseline, for the critic knows nothing yet."""
+    prompt = completions[answer].prompt
+    return [score for i, score in enumerate(scores) if i != answer and completions[i].prompt == prompt]
+
+
 @pytest.mark.parametrize("trainable_layers", [1, 2, "all"])
 def test_the_first_gradient_is_that_of_reinforce(
     tiny_model_folder: Callable[..., Path],
@@ -103,9 +110,10 @@ def test_the_first_gradient_is_that_of_reinforce(
 
     model = whole_model(folder)
     logprobs = logprobs_of_the_whole_model(model, chat, completions)
-    scores = reward(completions, None)  # type: ignore[arg-type]
+    scores = reward(completions, None).tolist()  # type: ignore[arg-type]
+    worth = [score - statistics.mean(others_of(i, completions, scores)) for i, score in enumerate(scores)]
     tokens = sum(len(c.tokens) for c in completions)
-    (-sum(score * row.sum() for score, row in zip(scores, logprobs, strict=True)) / tokens).backward()
+    (-sum(score * row.sum() for score, row in zip(worth, logprobs, strict=True)) / tokens).backward()
     first = 0 if trainable_layers == "all" else LAYERS - trainable_layers
     expected = gradients(model.model, model.model.layers[first:])
     assert max(float(gradient.abs().max()) for gradient in expected) > 1e-2

@@ -57,7 +57,8 @@ def engine_on(
 
 def config_of(**changes: object) -> PPOConfig:
     settings = {
-        "total_episodes": 64 * 24, "batch_size": 64, "num_mini_batches": 2, "num_ppo_epochs": 3, "response_length": 6,
+        "total_episodes": 64 * 24, "batch_size": 64, "num_generations": 1, "num_mini_batches": 2, "num_ppo_epochs": 3,
+        "response_length": 6,
         "learning_rate": 1e-2, "value_learning_rate": 1e-2, "kl_coef": 0.01, "temperature": 1.0,
         "missing_eos_penalty": None, "save_steps": 1000,
     }  # fmt: skip

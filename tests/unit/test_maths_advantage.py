@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from maths_helpers import NAN, prefix_mask, randn
 
-from whelp.maths.advantage import gae, grpo, rloo
+from whelp.maths.advantage import beside_group, gae, grpo, rloo
 from whelp.maths.masked import last_true, masked_mean, masked_sum, masked_whiten
 from whelp.maths.policy import shaped_rewards
 from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
@@ -209,3 +209,32 @@ def test_answers_to_one_prompt_are_compared(kind):
 def test_one_answer_has_nothing_to_be_compared_with(compare):
     with pytest.raises(ValueError, match="one answer"):
         compare(torch.ones(3, 2), torch.ones(3, 2, dtype=torch.bool), torch.tensor([0, 0, 1]))
+
+
+def test_what_the_critic_misjudged_about_a_prompt_is_taken_off():
+    lengths, group = [1, 3, 2, 4, 4, 1, 2], [0, 1, 0, 1, 2, 3, 0]
+    mask = prefix_mask(lengths, 4)
+    advantages = torch.where(mask, randn(7, 4, seed=3), 0.0)
+    found = beside_group(advantages, mask, torch.tensor(group))
+    for i, length in enumerate(lengths):
+        others = [float(advantages[j, 0]) for j in range(7) if group[j] == group[i] and j != i]
+        off = sum(others) / len(others) if others else 0.0
+        np.testing.assert_allclose(found[i, :length].numpy(), advantages[i, :length].numpy() - off, atol=1e-6)
+    assert not found[~mask].any()
+
+
+def test_beside_other_answers_a_critic_that_knows_nothing_is_leave_one_out():
+    mask, group = prefix_mask([2, 3, 1, 4], 4), torch.tensor([0, 1, 0, 1])
+    rewards = randn(4, 4, seed=4)
+    advantages, _ = gae(rewards, torch.zeros(4, 4), mask, 1.0, 1.0)
+    found, expected = beside_group(advantages, mask, group), rloo(rewards, mask, group)
+    torch.testing.assert_close(found[:, 0], expected[:, 0])
+
+
+def test_what_a_prompt_is_worth_does_not_matter_where_it_has_several_answers():
+    mask, group = prefix_mask([2, 3, 1, 4], 4), torch.tensor([0, 1, 0, 1])
+    rewards, values = randn(4, 4, seed=5), randn(4, 4, seed=6)
+    worth = torch.tensor([[5.0], [-2.0]])[group]  # of the prompt, which the critic does not see
+    scores = rewards + worth * last_true(mask)
+    plain, moved = (beside_group(gae(r, values, mask, 1.0, 1.0)[0], mask, group) for r in (rewards, scores))
+    torch.testing.assert_close(moved, plain, atol=1e-5, rtol=1e-5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from whelp.config import PPOConfig
-from whelp.stages.ppo import learning_rates
+from whelp.stages.ppo import critic_iterations, learning_rates
 
 
 def test_the_policy_waits_for_the_critic_then_rises_then_falls():
@@ -21,3 +21,17 @@ def test_the_policy_waits_for_the_critic_then_rises_then_falls():
 def test_a_critic_may_learn_to_the_end_alone():
     config = PPOConfig(num_ppo_epochs=2, num_mini_batches=1, critic_warmup_iterations=3)
     assert {learning_rates(config, step, 0, iterations=3)["policy"] for step in (1, 2, 3)} == {0.0}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"num_generations": 1}, 1),
+        ({"num_generations": 2}, 0),
+        ({"num_generations": 2, "critic_warmup_iterations": 3}, 3),
+        ({"num_generations": 1, "critic_warmup_iterations": 0}, 0),
+        ({"num_generations": 2, "advantage": "rloo", "critic_warmup_iterations": 3}, 0),
+    ],
+)
+def test_the_policy_waits_where_nothing_stands_in_for_a_critic_that_knows_nothing_yet(settings, expected):
+    assert critic_iterations(PPOConfig(**settings)) == expected

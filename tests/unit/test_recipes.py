@@ -206,7 +206,10 @@ class TestBetweenValues:
             ),
             (["ppo.batch_size=10"], "'ppo.batch_size': given 10, which num_mini_batches 4 does not divide.*example 8"),
             (["ppo.batch_size=2"], "expected a multiple of 4, for example 4"),
-            (["ppo.advantage=rloo"], "'ppo.num_generations': given 1; expected at least 2, for rloo compares"),
+            (
+                ["ppo.advantage=rloo", "ppo.num_generations=1"],
+                "'ppo.num_generations': given 1; expected at least 2, for rloo compares",
+            ),
             (["ppo.num_generations=3"], "'ppo.batch_size': given 128, which num_generations 3 does not divide"),
             (["ppo.total_episodes=127"], "'ppo.total_episodes': given 127; expected at least one batch, of 128"),
             (

@@ -58,6 +58,23 @@ def grpo(
     return _spread((total - mean) / (variance.sqrt() + GRPO_EPS), is_response)
 
 
+def beside_group(
+    advantages: Float[Tensor, "B R"], is_response: Bool[Tensor, "B R"], group: Int[Tensor, "B"]
+) -> Float[Tensor, "B R"]:
+    """Less what the critic misjudged about the prompt, as the other answers to it show.
+
+    The advantage of an answer's first token is how much better the answer was than the critic expected of its prompt. The mean
+    of that over the *other* answers to the prompt does not depend on this answer, so that taking it off every token
+    changes the noise of the policy's gradient and not its mean (a baseline; Sutton and Barto 2018, section 13.4). With
+    values of 0 and lambda 1 this is leave-one-out. An answer that is alone keeps its advantages.
+    """
+    first = advantages[:, 0]
+    groups = int(group.max()) + 1
+    count = first.new_zeros(groups).index_add(0, group, torch.ones_like(first))[group]
+    others = first.new_zeros(groups).index_add(0, group, first)[group] - first
+    return advantages - _spread(others / (count - 1).clamp(min=1), is_response)
+
+
 def _by_group(
     rewards: Float[Tensor, "B R"], is_response: Bool[Tensor, "B R"], group: Int[Tensor, "B"]
 ) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Float[Tensor, "B"]]:

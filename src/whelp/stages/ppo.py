@@ -13,7 +13,7 @@ from torch import Tensor
 
 from whelp.config import PPOConfig
 from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
-from whelp.maths.advantage import gae, grpo, rloo
+from whelp.maths.advantage import beside_group, gae, grpo, rloo
 from whelp.maths.masked import masked_mean, masked_whiten
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, shaped_rewards
 from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
@@ -144,6 +144,7 @@ def advantages_of(
         compare = {"rloo": rloo, "grpo": grpo}[config.advantage]
         return compare(rewards, rollout.is_response, rollout.group), None
     advantages, returns = gae(rewards, rollout.values, rollout.is_response, config.gamma, config.lam)
+    advantages = beside_group(advantages, rollout.is_response, rollout.group)
     return advantages, ValueTargets(rollout.values, returns, rollout.is_response)
 
 
@@ -222,7 +223,11 @@ def beside_twins(order: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
 
 def critic_iterations(config: PPOConfig) -> int:
     """The first iterations, in which the critic learns alone."""
-    return config.critic_warmup_iterations if config.advantage == "gae" else 0
+    if config.advantage != "gae":
+        return 0
+    if config.critic_warmup_iterations is not None:
+        return config.critic_warmup_iterations
+    return 1 if config.num_generations == 1 else 0
 
 
 def learning_rates(config: PPOConfig, step: int, update: int, iterations: int) -> dict[str, float]:
