@@ -15,7 +15,7 @@ from whelp.rewards.compose import WeightedSum, load_function
 from whelp.rewards.model import ModelReward, TextReward
 from whelp.rewards.rules import CheckerReward
 from whelp.runs.files import read_json
-from whelp.stages import reward
+from whelp.stages.trust import guessed
 from whelp.types import Prompt
 from whelp.workplace import Workplace
 
@@ -79,7 +79,7 @@ def where_trusted(place: Workplace, prompts: Sequence[Prompt]) -> Sequence[Promp
     rewards = place.recipe.ppo.rewards
     if "model" not in rewards or "checker" in rewards:
         return prompts
-    guesses = reward.guessed(read_json(place.reward_model / "metrics.json"))
+    guesses = guessed(read_json(place.reward_model / "metrics.json"))
     alone = {prompt.pair for prompt in prompts if prompt.category in guesses and prompt.pair is not None}
     kept = [prompt for prompt in prompts if prompt.category not in guesses and prompt.pair not in alone]
     left_out = sorted({prompt.category for prompt in prompts} & guesses.keys())

@@ -14,7 +14,7 @@ from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.progress import SilentProgress
 from whelp.runs.metrics import MetricsLog
-from whelp.stages import reward
+from whelp.stages import comparisons, reward
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
 from whelp.types import Demonstration, Message, Prompt, Ranking
@@ -58,7 +58,7 @@ def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Co
     assert result["accuracy_interval"]["low"] > 0.8
     assert result["trusted"], result["verdict"]
     gain, shift = reward.scale(engine, chat, rankings(160, 1), ())
-    with engine.hold(reward.render(chat, rankings(160, 1)[: reward.SCALE_PROMPTS])[0]) as held:
+    with engine.hold(comparisons.render(chat, rankings(160, 1)[: reward.SCALE_PROMPTS])[0]) as held:
         scores = engine.rewards("reward", held).mean(0) * gain - shift
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-3)
     assert float(scores.std()) == pytest.approx(1.0, abs=1e-3)

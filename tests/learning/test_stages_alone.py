@@ -24,7 +24,7 @@ from whelp.errors import DataError, Interrupted, ModelError, RunError
 from whelp.progress import PlainProgress, SilentProgress
 from whelp.runs.checkpoint import HASHES
 from whelp.runs.files import sha256_file
-from whelp.stages import reward
+from whelp.stages import trust
 
 
 def only(recipe: Recipe, *stages: str) -> Recipe:
@@ -137,8 +137,8 @@ def test_a_category_is_guessed_where_it_is_no_better_than_a_coin_and_worse_than_
     metrics = metrics_of(
         claims=(0.52, 0.45, 0.59), writing=(0.74, 0.68, 0.79), few=(0.5, 0.2, 0.8), weak=(0.57, 0.52, 0.62)
     )
-    assert reward.guessed(metrics) == {"claims": 0.52}
-    assert reward.guessed({"n": 0}) == {}
+    assert trust.guessed(metrics) == {"claims": 0.52}
+    assert trust.guessed({"n": 0}) == {}
 
 
 @pytest.mark.parametrize(("is_asked_for", "batches"), [(True, {"howto"}), (False, {"howto", "self"})])

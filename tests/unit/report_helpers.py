@@ -129,6 +129,13 @@ def write_training(run: Path) -> None:
                 "surface": {"accuracy": rate(0.64, 300)}, "length": {"accuracy": rate(0.57, 300)},
                 "advantage": {"mean": 0.12, "low": 0.06, "high": 0.18}, "trusted": True,
                 "by_category": {name: {"accuracy": rate(0.5 + 0.05 * i, 40)} for i, name in enumerate(SUITES)},
+                "by_source": {"human": {"accuracy": rate(0.77, 250)}, "ai": {"accuracy": rate(0.71, 50)}},
+                "calibration": {
+                    "error": 0.083, "temperature": 1.62, "error_after": 0.021,
+                    "bins": [{"confidence": c, "accuracy": c - 0.2 * (c - 0.5), "n": 60} for c in (0.55, 0.7, 0.9)],
+                    "bins_after": [{"confidence": c, "accuracy": c + 0.01, "n": 100} for c in (0.54, 0.66, 0.8)],
+                },
+                "length_given_quality": {"mean": 0.27, "low": 0.11, "high": 0.4, "n": 90},
                 "verdict": "It orders pairs better than their surface does.", "gain": 1.4, "shift": -0.2,
             },
         )  # fmt: skip

@@ -11,7 +11,14 @@ import scipy.special
 import torch
 from maths_helpers import randn
 
-from whelp.maths.stats import Estimate, clustered_bootstrap, length_controlled_win_rate, logistic_fit, wilson
+from whelp.maths.stats import (
+    Estimate,
+    clustered_bootstrap,
+    length_controlled_win_rate,
+    logistic_fit,
+    partial_correlation,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (5, 10), (81, 263), (1, 1), (999, 1000)])
@@ -121,3 +128,32 @@ def test_length_controlled_win_rate_of_equal_lengths_is_the_win_rate():
     estimate = length_controlled_win_rate(wins, torch.zeros(100), draws=20)
     assert estimate.mean == pytest.approx(0.7, abs=0.002)
     assert isinstance(estimate, Estimate)
+
+
+def test_a_partial_correlation_is_that_of_the_residuals():
+    """Within 40 prompts: residuals of two regressions on `given`, by least squares, and their correlation."""
+    clusters = torch.arange(200) // 5
+    given, noise = randn(200, seed=1).double(), randn(200, seed=2).double()
+    x = given + noise + 3.0 * clusters
+    y = -2 * given + 0.5 * noise + randn(200, seed=3).double()
+    columns = [column.numpy().copy() for column in (x, y, given)]
+    for column in columns:
+        for prompt in range(40):
+            column[prompt * 5 : prompt * 5 + 5] -= column[prompt * 5 : prompt * 5 + 5].mean()
+    left = [c - columns[2] * np.linalg.lstsq(columns[2][:, None], c, rcond=None)[0] for c in columns[:2]]
+    estimate = partial_correlation(x, y, given, clusters)
+    assert estimate.mean == pytest.approx(np.corrcoef(*left)[0, 1], abs=1e-9)
+    assert (estimate.low, estimate.n) == (pytest.approx(estimate.mean, abs=0.2), 40)
+    assert estimate.low < estimate.mean < estimate.high
+
+
+def test_what_only_quality_explains_has_no_partial_correlation():
+    clusters, given = torch.arange(2000) // 4, randn(2000, seed=4)
+    estimate = partial_correlation(given + randn(2000, seed=5), given + randn(2000, seed=6), given, clusters)
+    assert estimate.low < 0 < estimate.high
+    assert np.corrcoef(given + randn(2000, seed=5), given + randn(2000, seed=6))[0, 1] > 0.4
+
+
+def test_nothing_is_known_of_what_does_not_vary():
+    one = torch.ones(6)
+    assert math.isnan(partial_correlation(one, randn(6), randn(6, seed=1), torch.arange(6) // 2).mean)

@@ -42,6 +42,7 @@ def test_the_numbers_of_the_artifacts_are_on_the_page(run: Path) -> None:
         "whelp run recipes/assistant.yaml", "2.13.0", "cd" * 32, "builtin:demonstrations", "1 h 27 min",  # origin
         "2026-01-02 03:04 UTC", '"kl_coef": 0.05', "borderline (78% to 62%)",
         "RLHF passes 6 points more checks than SFT (95% interval 1 to 11",
+        "how often right8%", "temperature scaling (T 1.62)2%", "at equal rank0.27 (0.11 to 0.4", "ai71% (58 to 84)",
     ):  # fmt: skip
         assert expected in seen, expected
 

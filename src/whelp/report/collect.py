@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -58,6 +58,15 @@ class Preferences:
     pairs: int | None
     prompts: int | None
     by_category: Mapping[str, Interval]
+    by_source: Mapping[str, Interval]
+    calibration_error: float | None
+    calibration_error_after: float | None
+    """after temperature scaling"""
+    temperature: float | None
+    reliability: Mapping[str, Sequence[tuple[float, float]]]
+    """(confidence, accuracy) of bins of pairs: before and after temperature scaling"""
+    length_given_quality: Interval
+    """correlation of score and length among answers of equal rank to one prompt"""
 
 
 @final
@@ -245,6 +254,7 @@ def _versions(manifest: Json) -> dict[str, str]:
 def _preferences(result: Json) -> Preferences | None:
     if not result:
         return None
+    calibration = table(result.get("calibration"))
     return Preferences(
         trusted=boolean(result.get("trusted")),
         verdict=text(result.get("verdict")),
@@ -256,8 +266,23 @@ def _preferences(result: Json) -> Preferences | None:
         loss=number(result.get("loss")),
         pairs=whole(result.get("n")),
         prompts=whole(result.get("prompts")),
-        by_category={text(name): _accuracy(value) for name, value in table(result.get("by_category")).items()},
+        by_category=_accuracies(result.get("by_category")),
+        by_source=_accuracies(result.get("by_source")),
+        calibration_error=number(calibration.get("error")),
+        calibration_error_after=number(calibration.get("error_after")),
+        temperature=number(calibration.get("temperature")),
+        reliability={"as it is": _bins(calibration.get("bins")), "tempered": _bins(calibration.get("bins_after"))},
+        length_given_quality=interval(result.get("length_given_quality")),
     )
+
+
+def _bins(value: Any) -> list[tuple[float, float]]:
+    points = [(number(table(one).get("confidence")), number(table(one).get("accuracy"))) for one in rows(value)]
+    return [(x, y) for x, y in points if x is not None and y is not None]
+
+
+def _accuracies(value: Any) -> dict[str, Interval]:
+    return {text(name): _accuracy(found) for name, found in table(value).items()}
 
 
 def _accuracy(value: Any) -> Interval:

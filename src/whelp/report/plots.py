@@ -109,6 +109,27 @@ def path(name: str, line: Line, xlabel: str, alt: str) -> Markup:
         return _svg(figure, name, alt)
 
 
+def reliability(name: str, lines: Sequence[Line], alt: str) -> Markup:
+    """Accuracy against confidence, both from a half to one, beside the diagonal on which they agree; "" without a point."""
+    drawn = [line for line in lines if len(line.x)]
+    if not drawn:
+        return Markup("")
+    with _style():
+        figure, axes = _panel("confidence")
+        axes.plot([0.5, 1], [0.5, 1], color=_STAND_INS["muted"], linewidth=0.8, linestyle=(0, (2, 2)))
+        labels = []
+        for line in drawn:
+            y = _with_gaps(line.y)
+            axes.plot(line.x, y, "o-", color=_STAND_INS[line.color], markersize=3, clip_on=False)
+            labels.append((y[-1], line.label, _STAND_INS[line.color]))
+        axes.set_xlim(0.5, 1)
+        axes.set_ylim(min(0.4, *(value for line in drawn for value in line.y if value is not None)), 1)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(PercentFormatter(1))
+        _label_ends(axes, labels)
+        return _svg(figure, name, alt)
+
+
 def forest(
     name: str, rows: Sequence[tuple[str, Sequence[tuple[str, Interval]]]], alt: str, reference: float | None = None
 ) -> Markup:

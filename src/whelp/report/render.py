@@ -159,7 +159,16 @@ def _forests(data: RunData) -> dict[str, Markup]:
         "checks": plots.forest("checks", checks, "Rate of checks passed by kind of prompt, with 95% intervals"),
         "reward-pairs": plots.forest("reward-pairs", _pairs(data.reward), "Accuracy of the reward model", 0.5),
         "judge-pairs": plots.forest("judge-pairs", _pairs(data.judge), "Accuracy of the judge", 0.5),
+        "reward-reliability": _reliability("reward-reliability", data.reward),
+        "judge-reliability": _reliability("judge-reliability", data.judge),
     }
+
+
+def _reliability(name: str, found: Preferences | None) -> Markup:
+    colors = {"as it is": "sft", "tempered": "rlhf"}
+    bins = found.reliability if found else {}
+    lines = [plots.Line(label, [x for x, _ in b], [y for _, y in b], colors[label]) for label, b in bins.items()]
+    return plots.reliability(name, lines, "Share of pairs ordered rightly against how sure the model was")
 
 
 def _greedy(models: Sequence[str], rates: Mapping[str, Mapping[str, Interval]]) -> list[tuple[str, Interval]]:

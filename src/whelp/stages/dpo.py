@@ -14,7 +14,7 @@ from whelp.engines.base import Engine, Held, Term
 from whelp.maths.masked import masked_row_sums
 from whelp.maths.preference import DPOLoss, DPOTargets
 from whelp.maths.stats import clustered_bootstrap
-from whelp.stages import reward
+from whelp.stages.comparisons import render, right, rows_by_ranking, strict_pairs, targets
 from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
 from whelp.text.chat import Chat
 from whelp.types import Ranking
@@ -33,8 +33,8 @@ def train(
         len(rankings), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
     )
     rankings = [rankings[i] for i in used]
-    data, truncated = reward.render(chat, rankings)
-    rows_of = reward.rows_by_ranking(rankings)
+    data, truncated = render(chat, rankings)
+    rows_of = rows_by_ranking(rankings)
     loss = DPOLoss(config.beta)
     start, _ = stage.resume(engine)
     with engine.hold(data) as held, stage.listening(), stage.progress.steps("DPO", len(batches)) as bar:
@@ -44,10 +44,10 @@ def train(
             lr = config.learning_rate * warmup_then_linear(step - 1, len(batches), config.warmup_ratio)
             batch = [rankings[i] for i in chosen]
             rows = [row for i in chosen for row in rows_of[i]]
-            compared = reward.targets(batch)
-            targets = DPOTargets(compared.group, compared.slot, compared.probability, ref[rows])
+            compared = targets(batch)
+            leashed = DPOTargets(compared.group, compared.slot, compared.probability, ref[rows])
             with stage.step(step, [ranking.prompt.id for ranking in batch]):
-                metrics = engine.update([Term("policy", held.select(rows), targets, loss)], {"policy": lr})
+                metrics = engine.update([Term("policy", held.select(rows), leashed, loss)], {"policy": lr})
             stage.log.append(step, lr=lr, **{key.removeprefix("policy/"): value for key, value in metrics.items()})
             stage.end_step(engine, step, len(batches))
             bar.advance(1, **numbers(metrics, "policy/loss", "policy/accuracy"))
@@ -67,13 +67,13 @@ def answer_logprobs(engine: Engine, model: str, held: Held) -> Float[Tensor, "B"
 
 def measure(engine: Engine, chat: Chat, held_out: Sequence[Ranking], beta: float) -> dict[str, Any]:
     """How often the implied reward puts the better of two held-out answers first, clustered by prompt."""
-    better, worse, cluster = reward.strict_pairs(held_out)
+    better, worse, cluster = strict_pairs(held_out)
     if not better:
         return {"n": 0}
-    with engine.hold(reward.render(chat, held_out)[0]) as held:
+    with engine.hold(render(chat, held_out)[0]) as held:
         implied = beta * (answer_logprobs(engine, "policy", held) - answer_logprobs(engine, "reference", held))
     margin = implied[better] - implied[worse]
-    accuracy = clustered_bootstrap(reward.right(margin), torch.tensor(cluster))
+    accuracy = clustered_bootstrap(right(margin), torch.tensor(cluster))
     return {
         "accuracy": accuracy.mean,
         "accuracy_interval": accuracy.as_dict(),

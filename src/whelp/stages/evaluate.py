@@ -62,7 +62,7 @@ def run(
 ) -> dict[str, Any]:
     """Sample every model on `prompts` and on the few that are `shown`; write completions.jsonl and before_after.json.
 
-    `judge` holds the metrics of the engine's model "judge" (see `stages.reward.measure`), None where there is none.
+    `judge` holds the metrics of the engine's model "judge" (see `stages.trust.measure`), None where there is none.
     """
     chosen = spread(prompts, config.max_prompts, attrgetter("category"))
     answers: list[Judged] = []
