@@ -65,6 +65,12 @@ class RewardConfig(Section):
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="share of the labels that are thought to be the wrong way round"
+    )
+    center_rewards_coefficient: float = Field(
+        0.0, ge=0, description="pulls the scores of a pair towards zero; TRL suggests 0.01"
+    )
     members: PositiveInt = Field(1, description="reward models that share a trunk and are averaged")
     negatives: Fraction = Field(
         0.0, description="share of the prompts whose best answer is also set above bad ones made by a program"

@@ -90,6 +90,12 @@ class Ranking:
     completions: tuple[str, ...]
     ranks: tuple[int, ...]
     source: str = "human"
+    probability: float = 1.0
+    """How likely the better of two answers is better, from 0.5 to 1: below 1 a soft label."""
+    margin: float = 0.0
+    """What a reward model is to put the better answer ahead by: more, where people saw a larger difference."""
+    weight: float = 1.0
+    """How much the ranking counts beside others: less, where its annotator is less reliable."""
 
     def pairs(self) -> list[Preference]:
         """All C(K, 2) comparisons; a tie is a pair with probability 0.5."""
@@ -97,7 +103,7 @@ class Ranking:
         for i in range(len(self.completions)):
             for j in range(i + 1, len(self.completions)):
                 better, worse = (i, j) if self.ranks[i] <= self.ranks[j] else (j, i)
-                probability = 0.5 if self.ranks[i] == self.ranks[j] else 1.0
+                probability = 0.5 if self.ranks[i] == self.ranks[j] else self.probability
                 pairs.append(
                     Preference(self.prompt, self.completions[better], self.completions[worse], probability, self.source)
                 )

@@ -22,7 +22,14 @@ def test_the_least_loss_is_at_the_known_optimum(record_property) -> None:
     count = len(ANSWERS)
     better = torch.sigmoid(rewards[:, None] - rewards[None])
     better.fill_diagonal_(torch.nan)
-    targets = DPOTargets(torch.zeros(count, dtype=torch.long), torch.arange(count), better, log_ref)
+    targets = DPOTargets(
+        torch.zeros(count, dtype=torch.long),
+        torch.arange(count),
+        better,
+        torch.zeros(count),
+        torch.ones(count),
+        log_ref,
+    )
     logits = reference.clone().requires_grad_()
     optimizer = torch.optim.LBFGS([logits], max_iter=300, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.progress import SilentProgress
 from whelp.runs.metrics import MetricsLog
-from whelp.stages import comparisons, reward
+from whelp.stages import comparisons, reward, trust
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
 from whelp.types import Demonstration, Message, Prompt, Ranking
@@ -43,13 +44,13 @@ def train(
     where: Path,
     data: list[Ranking],
     test: list[Ranking],
-    negatives: float = 0.0,
+    changes: dict[str, float] | None = None,
     **spec: float,
 ):
     engine = LocalEngine(chat, compute)
     settings = {"head": "scalar", "trainable_layers": 3, "optimizer": OptimizerSpec(), "fresh_head": True}
     engine.add("reward", ModelSpec(source=folder, **(settings | spec)))
-    config = RewardConfig(num_train_epochs=6, learning_rate=3e-3, per_step_batch_size=16, negatives=negatives)
+    config = RewardConfig(num_train_epochs=6, learning_rate=3e-3, per_step_batch_size=16, **(changes or {}))
     return reward.train(engine, chat, data, test, config, Stage(where, SilentProgress(), seed=0)), engine
 
 
@@ -95,7 +96,7 @@ def test_a_loop_of_the_best_answer_is_told_apart_once_it_is_shown_as_a_negative(
     """Four times the word has four times its letters e, and nobody ranked such an answer."""
     folder, data, test = tiny_model_folder("llama"), rankings(160, 1), rankings(60, 2)
     without, _ = train(folder, chat, compute, tmp_path / "without", data, test)
-    shown, _ = train(folder, chat, compute, tmp_path / "with", data, test, negatives=1.0)
+    shown, _ = train(folder, chat, compute, tmp_path / "with", data, test, {"negatives": 1.0})
     assert without["train_prompts"] == shown["train_prompts"] == 160
     assert (without["train_negatives"], shown["train_negatives"]) == (0, 160), (
         "every prompt is alike: nothing is off topic"
@@ -103,6 +104,36 @@ def test_a_loop_of_the_best_answer_is_told_apart_once_it_is_shown_as_a_negative(
     loops = [result["above_negatives"]["repeated"]["mean"] for result in (without, shown)]
     assert loops[0] < 0.7 < 0.9 < loops[1]
     assert shown["accuracy_interval"]["low"] > 0.75
+
+
+def test_smoothing_makes_less_sure_and_centring_holds_the_scores_at_zero(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    folder, data, test = tiny_model_folder("llama"), rankings(160, 1), rankings(60, 2)
+    margins, distances = {}, {}
+    changed = {"plain": {}, "smoothed": {"label_smoothing": 0.2}, "centred": {"center_rewards_coefficient": 0.1}}
+    for name, changes in changed.items():
+        result, engine = train(folder, chat, compute, tmp_path / name, data, test, changes)
+        assert result["accuracy_interval"]["low"] > 0.75
+        margins[name] = result["margin"]
+        distances[name] = float(trust.answer_scores(engine, chat, test).mean().abs())
+    assert margins["smoothed"] < 0.6 * margins["plain"]
+    assert distances["centred"] < 0.3
+    assert distances["centred"] < distances["plain"]
+
+
+def test_a_ranking_without_weight_teaches_next_to_nothing(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    """Half of the rankings are the wrong way round; what they count decides what is learned."""
+    wrong = [replace(r, ranks=tuple(4 - rank for rank in r.ranks)) for r in rankings(80, 3)]
+    accuracy = {}
+    for name, weight in (("believed", 3.0), ("hardly", 0.01)):
+        data = [*rankings(80, 1), *(replace(r, weight=weight) for r in wrong)]
+        result, _ = train(tiny_model_folder("llama"), chat, compute, tmp_path / name, data, rankings(60, 2))
+        accuracy[name] = result["accuracy"]
+    assert accuracy["believed"] < 0.4
+    assert accuracy["hardly"] > 0.75
 
 
 def test_a_drawn_ranking_teaches_nothing(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def preference_targets(count: int) -> PreferenceTargets:
     rows = torch.arange(count)
     probability = torch.full((count, 2), math.nan)
     probability[0::2, 1], probability[1::2, 0] = 1.0, 0.0
-    return PreferenceTargets(rows // 2, rows % 2, probability)
+    return PreferenceTargets(rows // 2, rows % 2, probability, torch.zeros(count), torch.ones(count))
 
 
 PAIRS = (0, 0, 1, 1, 2, 2)

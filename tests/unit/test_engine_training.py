@@ -405,7 +405,12 @@ def test_a_table_of_comparisons_is_not_cut_to_the_words_of_short_answers():
     """Four answers of one token: a table of four columns stands beside outputs that are one token wide."""
     probability = torch.full((4, 4), torch.nan)
     probability[0, 1:], probability[1:, 0] = 1.0, 0.0
-    targets = DPOTargets(torch.zeros(4, dtype=torch.long), torch.arange(4), probability, torch.zeros(4))
+    targets = DPOTargets(
+        torch.zeros(4, dtype=torch.long),
+        torch.arange(4),
+        probability,
+        *torch.tensor([[0.0], [1.0], [0.0]]).expand(3, 4),
+    )
     outputs = TokenScores(torch.zeros(4, 1), torch.ones(4, 1, dtype=torch.bool))
     chosen = _select(targets, [0, 1, 2, 3], outputs)
     assert chosen.probability.shape == (4, 4)
@@ -413,7 +418,7 @@ def test_a_table_of_comparisons_is_not_cut_to_the_words_of_short_answers():
 
 
 def test_all_targets_move_beside_the_outputs():
-    targets = DPOTargets(torch.zeros(2, dtype=torch.long), torch.arange(2), torch.zeros(2, 2), torch.zeros(2))
+    targets = DPOTargets(torch.zeros(2, dtype=torch.long), torch.arange(2), torch.zeros(2, 2), *torch.zeros(3, 2))
     elsewhere = TokenScores(torch.zeros(2, 3, device="meta"), torch.ones(2, 3, dtype=torch.bool, device="meta"))
     chosen = _select(targets, [0, 1], elsewhere)
     assert {getattr(chosen, field.name).device.type for field in dataclasses.fields(chosen)} == {"meta"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 
 import pytest
@@ -114,7 +115,18 @@ class TestDemonstrations:
         assert len(problems(error)) == 1
 
 
+PAIR = {"prompt": "Hello", "chosen": "a", "rejected": "b"}
+
+
 class TestRankings:
+    @pytest.mark.parametrize("record", [PAIR, {"prompt": "Hello", "completions": ["a", "b"], "ranks": [1, 2]}])
+    def test_how_sure_how_far_and_how_much_it_counts(self, write, record):
+        [plain] = read_rankings(write(record)).records
+        assert (plain.probability, plain.margin, plain.weight) == (1.0, 0.0, 1.0)
+        [told] = read_rankings(write({**record, "probability": 0.75, "margin": 1, "weight": 0.5})).records
+        assert (told.probability, told.margin, told.weight) == (0.75, 1.0, 0.5)
+        assert [pair.probability for pair in told.pairs()] == [0.75]
+
     def test_ranks(self, write):
         loaded = read_rankings(
             write({"id": "r-1", "prompt": "Hello", "completions": ["a", "b", "c"], "ranks": [2, 1, 2], "source": "ai"})
@@ -214,6 +226,12 @@ class TestRankings:
                 "two completions are the same text and have different ranks",
             ),
             ({"messages": [USER, ASSISTANT]}, "has the keys messages; expected prompt/completions/ranks or"),
+            ({**PAIR, "probability": 0.2}, "probability is 0.2; expected a number from 0.5 to 1"),
+            ({**PAIR, "probability": "high"}, "probability is 'high'; expected a number from 0.5 to 1"),
+            ({**PAIR, "margin": -1}, "margin is -1; expected a number of 0 or more"),
+            ({**PAIR, "margin": math.inf}, "margin is inf; expected a number of 0 or more"),
+            ({**PAIR, "weight": 0}, "weight is 0; expected a number above 0"),
+            ({**PAIR, "weight": True}, "weight is True; expected a number above 0"),
         ],
     )
     def test_broken(self, write, record, problem):

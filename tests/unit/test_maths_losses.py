@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import pickle
+from dataclasses import fields, replace
 from itertools import combinations
 
 import pytest
@@ -102,19 +103,21 @@ def test_cross_entropy():
 # -- preferences ----------------------------------------------------------------------------------------------------
 
 
-def slow_bradley_terry(rewards, groups):
-    """rewards[m][b]; groups: lists of rows with the probability of every compared pair (i, j)."""
+def slow_bradley_terry(rewards, groups, margins=None, weights=None, center=0.0):
+    """rewards[m][b]; groups: lists of rows with the probability of every compared pair (i, j); a margin and a weight for each."""
     total = 0.0
     for member in rewards:
-        for rows, probability in groups:
+        for g, (rows, probability) in enumerate(groups):
             losses = []
             for i, j in combinations(range(len(rows)), 2):
                 p = probability.get((i, j))
                 if p is not None:
-                    difference = member[rows[i]] - member[rows[j]]
+                    margin = (margins[g] if margins else 0.0) * (1 if p > 0.5 else -1 if p < 0.5 else 0)
+                    difference = member[rows[i]] - member[rows[j]] - margin
                     win = 1 / (1 + math.exp(-difference))
                     losses.append(-p * math.log(win) - (1 - p) * math.log(1 - win))
-            total += sum(losses) / len(losses) if losses else 0.0
+                    losses[-1] += center * (member[rows[i]] + member[rows[j]]) ** 2
+            total += (weights[g] if weights else 1.0) * sum(losses) / len(losses) if losses else 0.0
     return total
 
 
@@ -127,7 +130,7 @@ def targets_of(groups, slots: int) -> PreferenceTargets:
             group[row], slot[row] = 10 * name + 3, place
         for (i, j), p in probability.items():
             table[rows[i], j], table[rows[j], i] = p, 1 - p
-    return PreferenceTargets(group, slot, table)
+    return PreferenceTargets(group, slot, table, torch.zeros(count), torch.ones(count))
 
 
 @st.composite
@@ -157,8 +160,27 @@ def test_k_wise_bradley_terry(groups, members, seed):
     loss = BradleyTerry()
     result = loss(Rewards(rewards), targets)
     assert result.loss.item() == pytest.approx(slow_bradley_terry(rewards.tolist(), groups), rel=1e-4, abs=1e-6)
-    assert loss.count(targets) == sum(bool(pairs) for _, pairs in groups)
+    assert loss.count(targets) == pytest.approx(sum(bool(pairs) for _, pairs in groups))
     assert len(comparisons(targets)[0]) == sum(len(pairs) for _, pairs in groups)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ranked(), st.floats(0, 0.1), st.data())
+def test_margins_weights_and_the_pull_to_zero(groups, center, data):
+    margins, weights = (
+        data.draw(st.lists(st.floats(least, 2), min_size=len(groups), max_size=len(groups))) for least in (0, 0.1)
+    )
+    count = sum(len(rows) for rows, _ in groups)
+    margin, weight = torch.zeros(count), torch.zeros(count)
+    for g, (rows, _) in enumerate(groups):
+        margin[rows], weight[rows] = margins[g], weights[g]
+    targets = replace(targets_of(groups, 4), margin=margin, weight=weight)
+    rewards = randn(2, count, seed=count)
+    loss = BradleyTerry(center)
+    expected = slow_bradley_terry(rewards.tolist(), groups, margins, weights, center)
+    assert loss(Rewards(rewards), targets).loss.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    counted = sum(w for w, (_, pairs) in zip(weights, groups, strict=True) if pairs)
+    assert loss.count(targets) == pytest.approx(counted, rel=1e-5)
 
 
 @settings(max_examples=30, deadline=None)
@@ -170,10 +192,10 @@ def test_sums_do_not_depend_on_how_the_prompts_are_cut_into_pieces(groups, seed)
     whole = loss(Rewards(rewards), targets)
     pieces = []
     for rows, _ in groups:
-        piece = PreferenceTargets(targets.group[rows], targets.slot[rows], targets.probability[rows])
+        piece = PreferenceTargets(*(getattr(targets, field.name)[rows] for field in fields(targets)))
         pieces.append((loss(Rewards(rewards[:, rows]), piece), loss.count(piece)))
     assert sum(p.loss.item() for p, _ in pieces) == pytest.approx(whole.loss.item(), rel=1e-5, abs=1e-6)
-    assert sum(count for _, count in pieces) == loss.count(targets)
+    assert sum(count for _, count in pieces) == pytest.approx(loss.count(targets))
     for name, value in whole.sums.items():
         assert sum(p.sums[name].item() for p, _ in pieces) == pytest.approx(value.item(), rel=1e-5, abs=1e-6)
 
@@ -233,7 +255,8 @@ def test_dpo_against_its_formula_pair_by_pair(seed):
     mask = torch.arange(4) < torch.tensor(lengths)[:, None]
     targets = DPOTargets(
         torch.tensor([0, 0, 0, 1, 1]), torch.tensor([0, 1, 2, 0, 1]),
-        torch.tensor([[NAN, 1.0, 1.0], [0.0, NAN, 0.5], [0.0, 0.5, NAN], [NAN, 0.0, NAN], [1.0, NAN, NAN]]), ref,
+        torch.tensor([[NAN, 1.0, 1.0], [0.0, NAN, 0.5], [0.0, 0.5, NAN], [NAN, 0.0, NAN], [1.0, NAN, NAN]]),
+        torch.zeros(5), torch.ones(5), ref,
     )  # fmt: skip
     total, row = 0.0, 0
     for of_prompt in ranks:

@@ -30,18 +30,22 @@ def rows_by_ranking(rankings: Sequence[Ranking]) -> list[list[int]]:
     return rows
 
 
-def targets(rankings: Sequence[Ranking]) -> PreferenceTargets:
-    """All comparisons within each ranking: 1 for the better rank, 0.5 for a tie."""
+def targets(rankings: Sequence[Ranking], label_smoothing: float = 0.0) -> PreferenceTargets:
+    """All comparisons within each ranking: its probability for the better rank, 0.5 for a tie. `label_smoothing` is how often a
+    label is thought to be the wrong way round."""
     width = max(len(ranking.completions) for ranking in rankings)
     group, slot, probability = [], [], []
     for g, ranking in enumerate(rankings):
+        sure = ranking.probability + label_smoothing * (1 - 2 * ranking.probability)
         for i, rank in enumerate(ranking.ranks):
             group.append(g)
             slot.append(i)
-            beats = [0.5 if rank == other else float(rank < other) for other in ranking.ranks]
+            beats = [0.5 if rank == other else sure if rank < other else 1 - sure for other in ranking.ranks]
             beats[i] = math.nan
             probability.append(beats + [math.nan] * (width - len(beats)))
-    return PreferenceTargets(torch.tensor(group), torch.tensor(slot), torch.tensor(probability))
+    margin = torch.tensor([rankings[g].margin for g in group])
+    weight = torch.tensor([rankings[g].weight for g in group])
+    return PreferenceTargets(torch.tensor(group), torch.tensor(slot), torch.tensor(probability), margin, weight)
 
 
 def strict_pairs(rankings: Sequence[Ranking]) -> tuple[list[int], list[int], list[int]]:

@@ -45,7 +45,9 @@ def train(
             batch = [rankings[i] for i in chosen]
             rows = [row for i in chosen for row in rows_of[i]]
             compared = targets(batch)
-            leashed = DPOTargets(compared.group, compared.slot, compared.probability, ref[rows])
+            leashed = DPOTargets(
+                compared.group, compared.slot, compared.probability, compared.margin, compared.weight, ref[rows]
+            )
             with stage.step(step, [ranking.prompt.id for ranking in batch]):
                 metrics = engine.update([Term("policy", held.select(rows), leashed, loss)], {"policy": lr})
             stage.log.append(step, lr=lr, **{key.removeprefix("policy/"): value for key, value in metrics.items()})

@@ -41,6 +41,7 @@ def train(
     rankings = [ranking for ranking in learned if ranking.source != SOURCE]
     data, truncated = render(chat, learned)
     rows_of = rows_by_ranking(learned)
+    loss = BradleyTerry(config.center_rewards_coefficient)
     start, _ = stage.resume(engine)
     with engine.hold(data) as held, stage.listening(), stage.progress.steps("reward model", len(batches)) as bar:
         bar.advance(start)
@@ -49,9 +50,8 @@ def train(
             batch = [learned[i] for i in chosen]
             rows = [row for i in chosen for row in rows_of[i]]
             with stage.step(step, [ranking.prompt.id for ranking in batch]):
-                metrics = engine.update(
-                    [Term("reward", held.select(rows), targets(batch), BradleyTerry())], {"reward": lr}
-                )
+                term = Term("reward", held.select(rows), targets(batch, config.label_smoothing), loss)
+                metrics = engine.update([term], {"reward": lr})
             stage.log.append(step, lr=lr, **{key.removeprefix("reward/"): value for key, value in metrics.items()})
             stage.end_step(engine, step, len(batches))
             bar.advance(1, **numbers(metrics, "reward/loss", "reward/accuracy"))

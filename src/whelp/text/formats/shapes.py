@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -55,7 +56,7 @@ def prompt_completions_ranks(row: Values) -> Ranking:
         raise Problem(f"there are {len(answers)} completions and {len(ranks)} ranks")
     if len(set(zip(answers, ranks, strict=True))) > len(set(answers)):
         raise Problem("two completions are the same text and have different ranks")
-    return Ranking(prompt, answers, tuple(ranks), option(row, "source") or "human")
+    return Ranking(prompt, answers, tuple(ranks), option(row, "source") or "human", **_strength(row))
 
 
 def prompt_chosen_rejected(row: Values) -> Ranking:
@@ -146,4 +147,33 @@ def _answer(value: Any, prompt: tuple[Message, ...], what: str) -> str:
 def _pair(prompt: Prompt, chosen: str, rejected: str, row: Values) -> Ranking:
     if chosen == rejected:
         raise Problem("chosen and rejected are the same text")
-    return Ranking(prompt, (chosen, rejected), (1, 2), option(row, "source") or "human")
+    return Ranking(prompt, (chosen, rejected), (1, 2), option(row, "source") or "human", **_strength(row))
+
+
+STRENGTHS = {
+    "probability": (
+        0.5,
+        1.0,
+        "from 0.5 to 1, how likely the better answer is better; below 0.5, give the answers the other way round",
+    ),
+    "margin": (0.0, math.inf, "of 0 or more"),
+    "weight": (1e-6, math.inf, "above 0"),
+}
+
+
+def _strength(row: Values) -> dict[str, float]:
+    """What a record says of how sure its label is, how large the difference, how much it counts."""
+    found = {}
+    for key, (least, most, expected) in STRENGTHS.items():
+        value = row.get(key)
+        if value is None:
+            continue
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not least <= value <= most
+            or value == math.inf
+        ):
+            raise Problem(f"{key} is {value!r}; expected a number {expected}")
+        found[key] = float(value)
+    return found
