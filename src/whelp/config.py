@@ -71,7 +71,9 @@ class RewardConfig(Section):
     center_rewards_coefficient: float = Field(
         0.0, ge=0, description="pulls the scores of a pair towards zero; TRL suggests 0.01"
     )
-    members: PositiveInt = Field(1, description="reward models that share a trunk and are averaged")
+    members: PositiveInt = Field(
+        1, description="reward models on one trunk, each with a seed and a bootstrap of the prompts of its own"
+    )
     negatives: Fraction = Field(
         0.0, description="share of the prompts whose best answer is also set above bad ones made by a program"
     )
@@ -86,6 +88,12 @@ class PPOConfig(Section):
         description="model, checker (the prompts' own checks), FILE.py:FUNCTION, or a sum: model + 0.5 * checker",
     )
     reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
+    reward_aggregation: Literal["mean", "min", "uncertainty"] = Field(
+        "mean", description="one score from an ensemble's: their mean, the worst, or the mean less their variance"
+    )
+    uncertainty_coef: float = Field(
+        0.5, ge=0, description="price of the variance where reward_aggregation is uncertainty"
+    )
     only_where_trusted: bool = Field(
         True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
     )

@@ -17,6 +17,8 @@ from whelp.types import Ranking
 from whelp.workplace import Workplace
 
 TOKENS_PER_WORD = 1.35
+BOOTSTRAPPED = 0.632
+"""Share of the prompts that a member of an ensemble learns from."""
 PROMPT_TOKENS = 30
 OVERHEAD = 1.7
 """Heads, softmax over the vocabulary, optimizer, padding, Python: the default run's stages took 1.4 to 2 times their layers."""
@@ -178,7 +180,8 @@ def _preferences(
     measured = min(1.0, MEASURED_PROMPTS / max(1, len(held_out))) if has_judge(recipe) else 1.0
     train = (1 + config.negatives) * _ranked_tokens(learned)
     test = measured * _ranked_tokens(held_out)
-    branch = 6 * size.branch * train * epochs * config.num_train_epochs * config.members / speed.train
+    branches = 1 if config.members == 1 else config.members * BOOTSTRAPPED
+    branch = 6 * size.branch * train * epochs * config.num_train_epochs * branches / speed.train
     return 2 * (size.trunk + size.branch) * (train + test) / speed.forward + branch, max(train, test)
 
 

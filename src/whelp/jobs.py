@@ -185,9 +185,12 @@ def train_reward_model(
         place.add(engine, "policy", place.policy)
     ppo = place.recipe.ppo
     sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
-    gain, shift = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
-    scaled_at = {"reward_temperature": ppo.temperature} if has_policy else {}
-    export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain, **scaled_at)
+    gain, shifts = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
+    shift = sum(shifts) / len(shifts)
+    noted = {"reward_temperature": ppo.temperature} if has_policy else {}
+    if config.members > 1:
+        noted["reward_member_shifts"] = shifts
+    export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain, **noted)
     if result["n"]:
         place.progress.say(result["verdict"])
     return result | {"gain": gain, "shift": shift}

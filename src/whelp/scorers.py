@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from whelp.engines.base import ModelSpec, OptimizerSpec
 from whelp.engines.local import LocalEngine
-from whelp.errors import TrainingError
+from whelp.errors import ModelError, TrainingError
+from whelp.maths.shaping import aggregate
 from whelp.models.loading import has_vocabulary
 from whelp.rewards.base import Reward
 from whelp.rewards.compose import WeightedSum, load_function
@@ -41,21 +45,29 @@ def _model(place: Workplace, engine: LocalEngine) -> Reward:
     warn_or_refuse(place, read_json(folder / "metrics.json"))
     shares_tokens = has_vocabulary(engine.chat.tokenizer, folder)
     home = engine if shares_tokens else place.engine(folder, place.recipe.reward.max_length)
-    home.add("reward", place.spec(folder, head="scalar", members=members_in(folder)))
+    members = members_in(folder)
+    home.add("reward", place.spec(folder, head="scalar", members=members))
     config = home.models["reward"].source.config
-    shift = float(getattr(config, "reward_shift", 0.0))
+    shifts = getattr(config, "reward_member_shifts", None) or [getattr(config, "reward_shift", 0.0)] * members
+    if len(shifts) != members:
+        raise ModelError(
+            f"{folder}: config.json has {len(shifts)} reward_member_shifts, but there are {members} members; expected as many."
+        )
+    shift = torch.tensor(shifts, dtype=torch.float32)
     scaled_at, temperature = getattr(config, "reward_temperature", None), place.recipe.ppo.temperature
     if scaled_at is not None and scaled_at != temperature:
         place.progress.warn(
             f"the unit of this reward was measured on samples at temperature {scaled_at:g} and PPO samples at {temperature:g}: "
             "kl_coef weighs otherwise. Train the reward model again with this temperature."
         )
+    ppo = place.recipe.ppo
+    join = partial(aggregate, how=ppo.reward_aggregation, uncertainty_coef=ppo.uncertainty_coef)
     if shares_tokens:
-        return ModelReward(engine, "reward", shift)
+        return ModelReward(engine, "reward", shift, join)
     place.progress.say(
         f"{folder} has another tokenizer than the policy: it reads the answers' text, by its own template"
     )
-    return TextReward(home, home.chat, "reward", shift)
+    return TextReward(home, home.chat, "reward", shift, join)
 
 
 def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:

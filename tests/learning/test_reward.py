@@ -58,7 +58,7 @@ def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Co
     result, engine = train(tiny_model_folder("llama"), chat, compute, tmp_path, rankings(160, 1), rankings(60, 2))
     assert result["accuracy_interval"]["low"] > 0.8
     assert result["trusted"], result["verdict"]
-    gain, shift = reward.scale(engine, chat, rankings(160, 1), ())
+    gain, [shift] = reward.scale(engine, chat, rankings(160, 1), ())
     with engine.hold(comparisons.render(chat, rankings(160, 1)[: reward.SCALE_PROMPTS])[0]) as held:
         scores = engine.rewards("reward", held).mean(0) * gain - shift
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-3)
@@ -78,13 +78,13 @@ def test_the_zero_is_the_demonstrations_and_the_unit_the_policys_samples(
     units = {}
     for temperature in (0.2, 1.5):
         sampling = SamplingParams(temperature=temperature, max_new_tokens=8, key=("scale", 0))
-        gain, shift = reward.scale(engine, chat, data, shown, sampling)
+        gain, [shift] = reward.scale(engine, chat, data, shown, sampling)
         sampled = [
             chat.completion(chat.prompt(c.prompt), c.tokens)
             for c in engine.sample("policy", [r.prompt for r in data], sampling)
         ]
-        assert float(reward.chat_scores(engine, sampled).std() * gain) == pytest.approx(1.0, rel=1e-4)
-        written = reward.chat_scores(engine, [chat.demonstration(d) for d in shown])
+        assert float(reward.member_scores(engine, sampled).std() * gain) == pytest.approx(1.0, rel=1e-4)
+        written = reward.member_scores(engine, [chat.demonstration(d) for d in shown])
         assert float((written * gain - shift).mean()) == pytest.approx(0.0, abs=1e-4)
         units[temperature] = gain
     assert units[0.2] != pytest.approx(units[1.5], rel=0.01), "the unit is that of the temperature"
@@ -134,6 +134,37 @@ def test_a_ranking_without_weight_teaches_next_to_nothing(
         accuracy[name] = result["accuracy"]
     assert accuracy["believed"] < 0.4
     assert accuracy["hardly"] > 0.75
+
+
+def test_an_ensemble_learns_from_bootstraps_and_each_member_has_its_zero(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    data, test = rankings(160, 1), rankings(60, 2)
+    result, engine = train(
+        tiny_model_folder("llama"), chat, compute, tmp_path, data, test, {"members": 3}, members=3, seed=5
+    )
+    assert result["accuracy_interval"]["low"] > 0.8
+    with engine.hold(comparisons.render(chat, test)[0]) as held:
+        scores = engine.rewards("reward", held)
+    better, worse, _ = comparisons.strict_pairs(test)
+    each = ((scores[:, better] - scores[:, worse]) > 0).float().mean(1)
+    assert each.min() > 0.75, "every member learned"
+    assert (scores.std(0) > 1e-3).all(), "and no two the same"
+    gain, shifts = reward.scale(engine, chat, data, ())
+    ranked = [chat.answer(r.prompt, text) for r in data[: reward.SCALE_PROMPTS] for text in r.completions]
+    zeros = (reward.member_scores(engine, ranked) * gain).mean(1)
+    assert shifts == pytest.approx(zeros.tolist(), abs=1e-4)
+    assert max(shifts) - min(shifts) > 1e-2, "their zeros differ, or one shift would do"
+
+
+def test_a_bootstrap_draws_as_many_as_there_are_and_other_ones_for_each_member() -> None:
+    drawn = reward.bootstraps(400, 3, seed=1)
+    assert [sum(counts) for counts in drawn] == [400, 400, 400]
+    for counts in drawn:
+        assert sum(count > 0 for count in counts) / 400 == pytest.approx(1 - math.exp(-1), abs=0.06)
+    assert drawn[0] != drawn[1] != drawn[2]
+    assert drawn == reward.bootstraps(400, 3, seed=1) != reward.bootstraps(400, 3, seed=2)
+    assert reward.bootstraps(4, 1, seed=1) == [[1, 1, 1, 1]]
 
 
 def test_a_drawn_ranking_teaches_nothing(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:

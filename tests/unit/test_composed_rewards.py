@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from whelp.errors import ConfigError, DataError
+from whelp.maths.shaping import aggregate
 from whelp.recipes import load_recipe
 from whelp.rewards.compose import FunctionReward, WeightedSum, load_function
 from whelp.rewards.formula import functions, parse
+from whelp.rewards.model import ModelReward
 from whelp.types import Completion, Message, Prompt
 
 PROMPT = Prompt("p", (Message("user", "go"),))
@@ -18,6 +21,27 @@ PROMPT = Prompt("p", (Message("user", "go"),))
 
 def completions(*texts: str) -> list[Completion]:
     return [Completion(PROMPT, text, (1,), (0.0,), True, i) for i, text in enumerate(texts)]
+
+
+class Scores:
+    """An engine whose ensemble has given its scores."""
+
+    def __init__(self, scores: torch.Tensor):
+        self.scores = scores
+
+    def rewards(self, name: str, held: object) -> torch.Tensor:
+        return self.scores
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("mean", [1.0, 0.0]), ("min", [0.5, -3.0]), ("uncertainty", [0.975, -0.9])]
+)
+def test_members_are_joined_from_zeros_of_their_own(how: str, expected: list[float]) -> None:
+    """Both members think the first answer good; they are at odds over the second."""
+    engine = Scores(torch.tensor([[11.5, 13.0], [0.5, -3.0]]))
+    join = partial(aggregate, how=how, uncertainty_coef=0.1)
+    reward = ModelReward(engine, "reward", torch.tensor([10.0, 0.0]), join)
+    assert reward(completions("a", "b"), None).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,29 @@ def test_members_are_trained_as_if_alone(build):
     assert (rewards[0] - rewards[1]).abs().min() > 1e-4
 
 
+def test_each_member_learns_from_rows_of_its_own(build):
+    """Of three, two learn from different pairs in one step, each as if alone, and one from nothing."""
+    spec = OptimizerSpec(eps=1e-3, max_grad_norm=1e9)
+    together = build(head="scalar", members=3, seed=7, optimizer=spec)
+    before = weights_of(together, "m")
+    rows = {0: [0, 1, 2, 3], 2: [4, 5]}
+    with together.hold(sequences_of(group=PAIRS)) as held:
+        terms = [
+            Term("m", held.select(mine), preference_targets(len(mine)), BradleyTerry(), member=member)
+            for member, mine in rows.items()
+        ]
+        metrics = together.update(terms, {"m": LR})
+    assert {"m/member-0/loss", "m/member-2/loss"} < metrics.keys()
+    after = weights_of(together, "m")
+    for member, mine in rows.items():
+        engine = build(head="scalar", seed=7 + member, optimizer=spec)
+        with engine.hold(sequences_of(group=PAIRS)) as held:
+            engine.update([Term("m", held.select(mine), preference_targets(len(mine)), BradleyTerry())], {"m": LR})
+        for name, tensor in weights_of(engine, "m").items():
+            torch.testing.assert_close(after[f"{member}{name[1:]}"], tensor, rtol=1e-5, atol=1e-6)
+    assert all(torch.equal(after[name], before[name]) for name in before if name.startswith("1."))
+
+
 @pytest.mark.parametrize("kind", ["sft", "preferences"])
 def test_weights_do_not_depend_on_how_the_batch_is_cut_into_pieces(kind, build, monkeypatch):
     results = []

@@ -14,7 +14,7 @@ from maths_helpers import NAN, prefix_mask, randn
 from whelp.maths.advantage import beside_group, gae, grpo, rloo
 from whelp.maths.masked import last_true, masked_mean, masked_sum, masked_whiten
 from whelp.maths.policy import shaped_rewards
-from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
+from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, aggregate, clip_scores, missing_eos
 
 
 def test_shapes_are_checked_while_tests_run():
@@ -175,6 +175,16 @@ def test_fixed_kl():
     leash = FixedKL(0.05)
     leash.update(100.0, 64)
     assert leash.kl_coef == 0.05
+
+
+@pytest.mark.parametrize("members", [1, 2, 5])
+def test_one_score_of_an_ensemble(members):
+    rewards = randn(members, 6, seed=members)
+    columns = rewards.T.tolist()
+    assert aggregate(rewards, "mean").tolist() == pytest.approx([float(np.mean(c)) for c in columns], abs=1e-6)
+    assert aggregate(rewards, "min").tolist() == [min(c) for c in columns]
+    expected = [float(np.mean(c) - 0.7 * np.var(c)) for c in columns]
+    assert aggregate(rewards, "uncertainty", 0.7).tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def by_hand(rewards, lengths, group, kind):

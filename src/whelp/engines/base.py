@@ -81,6 +81,8 @@ class Term:
     targets: Any
     loss: Loss
     coef: float = 1.0
+    member: int | None = None
+    """Of an ensemble: the one member that learns from it; None: all."""
 
 
 Metrics = dict[str, float]

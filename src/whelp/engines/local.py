@@ -207,10 +207,20 @@ class LocalEngine:
         place = torch.tensor([row for rows in parts for row in rows], device=self.compute.device).argsort()
         return torch.cat(hidden)[place]
 
-    def _outputs(self, model: LocalModel, held: LocalHeld, quantity: Quantity, *, entropy: bool = False) -> Any:
+    def _outputs(
+        self,
+        model: LocalModel,
+        held: LocalHeld,
+        quantity: Quantity,
+        *,
+        entropy: bool = False,
+        members: Sequence[Member] | None = None,
+    ) -> Any:
+        """`members`: those that give rewards; None: all."""
         sequences = held.sequences
         if quantity == "rewards":
-            return Rewards(torch.stack([m.head(self._last_hidden(model, held, m)) for m in model.members]))
+            chosen = model.members if members is None else members
+            return Rewards(torch.stack([m.head(self._last_hidden(model, held, m)) for m in chosen]))
         rows, positions, is_response = (t.to(self.compute.device) for t in response_index(sequences.is_response))
         member = model.members[0]
         before = self._forward(model, held, member)[rows, positions - 1]
@@ -274,8 +284,9 @@ class LocalEngine:
         try:
             named: set[str] = set()
             for term in terms:
-                # A second term of a model reports under its loss, so that neither hides the other.
-                prefix = f"{term.model}/{type(term.loss).__name__}" if term.model in named else term.model
+                # A second term of a model reports under its member or its loss, so that neither hides the other.
+                what = type(term.loss).__name__ if term.member is None else f"member-{term.member}"
+                prefix = f"{term.model}/{what}" if term.model in named or term.member is not None else term.model
                 named.add(term.model)
                 metrics |= self._accumulate(term, trained.values(), prefix)
             for name, weights in trained.items():
@@ -305,10 +316,11 @@ class LocalEngine:
         if count == 0:
             return {}
         totals: dict[str, float] = {}
-        whole = _own(term.held)
+        whole, model = _own(term.held), self.models[term.model]
+        members = None if term.member is None else [model.members[term.member]]
         for rows in self._pieces(whole, TOKENS_PER_TRAINING_PIECE):
             held = whole.select(rows)
-            outputs = self._outputs(self.models[term.model], held, term.loss.quantity)
+            outputs = self._outputs(model, held, term.loss.quantity, members=members)
             result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))
             (result.loss * (term.coef / count)).backward()
             for weights in trained:

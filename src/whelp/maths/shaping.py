@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -63,3 +64,14 @@ class AdaptiveKL:
     def update(self, kl: float, episodes: int) -> None:
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
         self.kl_coef *= 1.0 + error * episodes / self.horizon
+
+
+def aggregate(
+    rewards: Float[Tensor, "M B"], how: Literal["mean", "min", "uncertainty"], uncertainty_coef: float = 0.0
+) -> Float[Tensor, "B"]:
+    """One score from those of an ensemble: their mean; the worst of them; or the mean less `uncertainty_coef` times their
+    variance (Coste et al. 2023, section 3: worst-case and uncertainty-weighted optimization)."""
+    if how == "min":
+        return rewards.min(0).values
+    mean = rewards.mean(0)
+    return mean - uncertainty_coef * rewards.var(0, correction=0) if how == "uncertainty" else mean

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -15,14 +15,15 @@ from whelp.types import Completion
 
 @dataclass(frozen=True, slots=True)
 class ModelReward:
-    """Mean over the members of the engine's model `name`, with the demonstrations at 0."""
+    """One score from the members of the engine's model `name`, with the demonstrations at 0."""
 
     engine: Engine
     name: str
-    shift: float
+    shift: Float[Tensor, "M"]
+    join: Callable[[Float[Tensor, "M B"]], Float[Tensor, "B"]]
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
-        return self.engine.rewards(self.name, held).mean(0) - self.shift
+        return self.join(self.engine.rewards(self.name, held) - self.shift[:, None])
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +34,10 @@ class TextReward:
     engine: Engine
     chat: Chat
     name: str
-    shift: float
+    shift: Float[Tensor, "M"]
+    join: Callable[[Float[Tensor, "M B"]], Float[Tensor, "B"]]
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
         rendered = [self.chat.answer(completion.prompt, completion.text) for completion in completions]
         with self.engine.hold(sequences(rendered)) as own:
-            return self.engine.rewards(self.name, own).mean(0) - self.shift
+            return self.join(self.engine.rewards(self.name, own) - self.shift[:, None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.config import RewardConfig
-from whelp.engines.base import Engine, SamplingParams, Term
+from whelp.engines.base import Engine, Metrics, SamplingParams, Term
 from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry
 from whelp.stages.comparisons import render, rows_by_ranking, targets
@@ -42,19 +43,24 @@ def train(
     data, truncated = render(chat, learned)
     rows_of = rows_by_ranking(learned)
     loss = BradleyTerry(config.center_rewards_coefficient)
+    drawn = bootstraps(len(learned), config.members, stage.seed)
     start, _ = stage.resume(engine)
     with engine.hold(data) as held, stage.listening(), stage.progress.steps("reward model", len(batches)) as bar:
         bar.advance(start)
         for step, chosen in enumerate(batches[start:], start + 1):
             lr = config.learning_rate * warmup_then_linear(step - 1, len(batches), config.warmup_ratio)
-            batch = [learned[i] for i in chosen]
-            rows = [row for i in chosen for row in rows_of[i]]
-            with stage.step(step, [ranking.prompt.id for ranking in batch]):
-                term = Term("reward", held.select(rows), targets(batch, config.label_smoothing), loss)
-                metrics = engine.update([term], {"reward": lr})
-            stage.log.append(step, lr=lr, **{key.removeprefix("reward/"): value for key, value in metrics.items()})
+            terms = []
+            for member, count in enumerate(drawn):
+                mine = [i for i in chosen if count[i]]
+                if mine:
+                    batch = [replace(learned[i], weight=count[i] * learned[i].weight) for i in mine]
+                    rows = held.select([row for i in mine for row in rows_of[i]])
+                    terms.append(Term("reward", rows, targets(batch, config.label_smoothing), loss, member=member))
+            with stage.step(step, [learned[i].prompt.id for i in chosen]):
+                metrics = over_members(engine.update(terms, {"reward": lr}))
+            stage.log.append(step, lr=lr, **metrics)
             stage.end_step(engine, step, len(batches))
-            bar.advance(1, **numbers(metrics, "reward/loss", "reward/accuracy"))
+            bar.advance(1, **numbers(metrics, "loss", "accuracy"))
     return {
         **measure(engine, chat, rankings, held_out),
         "train_prompts": len(rankings),
@@ -63,6 +69,23 @@ def train(
         "truncated": truncated,
         "steps": len(batches),
     }
+
+
+def bootstraps(count: int, members: int, seed: int) -> list[list[int]]:
+    """How often each member of an ensemble learns from each of `count` rankings: drawn with replacement, so that the members
+    disagree where the data say little. A model alone learns from each once."""
+    if members == 1:
+        return [[1] * count]
+    draws = [torch.Generator().manual_seed(seed * 1_000_003 + 500_000 + member) for member in range(members)]
+    return [torch.randint(count, (count,), generator=draw).bincount(minlength=count).tolist() for draw in draws]
+
+
+def over_members(metrics: Metrics) -> Metrics:
+    """`reward/member-3/loss` and its like as the mean over the members that learned, under `loss`."""
+    found: dict[str, list[float]] = {}
+    for key, value in metrics.items():
+        found.setdefault(key.rpartition("/")[2], []).append(value)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 # -- where zero is, and how large one is ------------------------------------------------------------------------------
@@ -74,26 +97,27 @@ def scale(
     rankings: Sequence[Ranking],
     demonstrations: Sequence[Demonstration],
     sampling: SamplingParams | None = None,
-) -> tuple[float, float]:
-    """(gain, shift): the demonstrations' mean lies at 0 and the policy's own samples have unit variance.
+) -> tuple[float, list[float]]:
+    """(gain, shift of each member): the demonstrations' mean lies at 0 and the policy's own samples have unit variance.
+    Every member has a zero of its own, which differences in training leave open.
 
     `sampling` is how PPO will sample the engine's model "policy"; None where there is none. Measured on `SCALE_PROMPTS` of
     each; prompts that fill the context alone are passed over. Without demonstrations or a policy the rankings' completions
     stand in for what is missing.
     """
-    written = chat_scores(engine, [chat.demonstration(d) for d in demonstrations[:SCALE_PROMPTS]])
-    sampled = torch.empty(0)
+    written = member_scores(engine, [chat.demonstration(d) for d in demonstrations[:SCALE_PROMPTS]])
+    sampled = torch.empty(1, 0)
     if sampling is not None:
         prompts = [ranking.prompt for ranking in rankings[:SCALE_PROMPTS] if leaves_room(chat, ranking.prompt)]
         completions = list(engine.sample("policy", prompts, sampling))
-        sampled = chat_scores(engine, [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
-    if not len(written) or len(sampled) < 2:
+        sampled = member_scores(engine, [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
+    if not written.shape[1] or sampled.shape[1] < 2:
         some = rankings[:SCALE_PROMPTS]
-        ranked = chat_scores(engine, [chat.answer(r.prompt, text) for r in some for text in r.completions])
-        written = written if len(written) else ranked
-        sampled = sampled if len(sampled) > 1 else ranked
-    gain = float(1.0 / sampled.std().clamp_min(1e-4))
-    return gain, gain * float(written.mean())
+        ranked = member_scores(engine, [chat.answer(r.prompt, text) for r in some for text in r.completions])
+        written = written if written.shape[1] else ranked
+        sampled = sampled if sampled.shape[1] > 1 else ranked
+    gain = float(1.0 / sampled.mean(0).std().clamp_min(1e-4))
+    return gain, (gain * written.mean(1)).tolist()
 
 
 def leaves_room(chat: Chat, prompt: Prompt) -> bool:
@@ -103,9 +127,9 @@ def leaves_room(chat: Chat, prompt: Prompt) -> bool:
         return False
 
 
-def chat_scores(engine: Engine, rendered: Sequence[Rendered]) -> Float[Tensor, "N"]:
-    """Raw scores of rendered conversations."""
+def member_scores(engine: Engine, rendered: Sequence[Rendered]) -> Float[Tensor, "M N"]:
+    """Raw scores of rendered conversations by every member."""
     if not rendered:
-        return torch.empty(0)
+        return torch.empty(1, 0)
     with engine.hold(sequences(rendered)) as held:
-        return engine.rewards("reward", held).mean(0)
+        return engine.rewards("reward", held)
