@@ -296,6 +296,125 @@ class TestPrompts:
         assert len(problems(error)) == 1
 
 
+SAID = {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}
+TASK = {"instruction": "Add.", "input": "2 and 2", "output": "4"}
+
+
+class TestShareGPTAndAlpaca:
+    def test_sharegpt(self, write):
+        told = {"conversations": [{"from": "system", "value": "Be kind."}, *SAID["conversations"]], "id": "s-1"}
+        loaded = read_demonstrations(write(SAID, told))
+        assert loaded.format == "ShareGPT"
+        assert loaded.records[0].messages == (*ASKED, Message("assistant", "Hi"))
+        assert loaded.records[1] == Demonstration("s-1", (Message("system", "Be kind."), *loaded.records[0].messages))
+        assert [prompt.messages for prompt in read_prompts(write(SAID)).records] == [ASKED]
+
+    def test_alpaca(self, write):
+        loaded = read_demonstrations(write(TASK, {**TASK, "input": ""}, {**TASK, "input": None, "system": "Be brief."}))
+        assert loaded.format == "Alpaca"
+        asked = [d.messages[:-1] for d in loaded.records]
+        assert asked[0] == (Message("user", "Add.\n\n2 and 2"),)
+        assert asked[1] == (Message("user", "Add."),)
+        assert asked[2] == (Message("system", "Be brief."), Message("user", "Add."))
+        assert {d.messages[-1] for d in loaded.records} == {Message("assistant", "4")}
+        (prompt,) = read_prompts(write({"instruction": "Add.", "input": "2 and 2"})).records
+        assert prompt.messages == asked[0]
+
+    @pytest.mark.parametrize(
+        ("record", "problem"),
+        [
+            ({"conversations": []}, "conversations is neither text nor a list of messages"),
+            ({"conversations": "hi"}, "conversations is not a list of objects with from and value"),
+            ({"conversations": [{"from": "human"}]}, "conversations is not a list of objects with from and value"),
+            (
+                {"conversations": [{"from": "tool", "value": "x"}]},
+                "conversations has a turn from tool; expected human, user, gpt, assistant, system",
+            ),
+            ({"conversations": SAID["conversations"][:1]}, "the conversation does not end with the assistant's turn"),
+            ({**TASK, "output": ""}, "output is empty"),
+            ({**TASK, "instruction": 3}, "instruction is not a string"),
+            ({**TASK, "input": ["a"]}, "input is not a string"),
+        ],
+    )
+    def test_broken(self, write, record, problem):
+        path = write(SAID, record)
+        with pytest.raises(DataError) as error:
+            read_demonstrations(path)
+        assert f"{path}:2: {problem}" in str(error.value)
+        assert len(problems(error)) == 1
+
+
+def labelled(completion: str, label: object, prompt: object = "Hello") -> dict:
+    return {"prompt": prompt, "completion": completion, "label": label}
+
+
+class TestLabels:
+    def test_every_good_answer_beats_every_bad_one(self, write):
+        path = write(
+            labelled("good", True), labelled("alone", True, "Bye"), labelled("bad", False), {**PAIR, "id": "x"},
+            labelled("better", 1), labelled("worse", 0, [{"role": "user", "content": "Hi"}]),
+            labelled("fine", "True", [{"role": "user", "content": "Hi"}]),
+        )  # fmt: skip
+        loaded = read_rankings(path)
+        assert [(r.completions, r.ranks) for r in loaded.records] == [
+            (("good", "bad", "better"), (1, 2, 1)), (("a", "b"), (1, 2)), (("worse", "fine"), (2, 1)),
+        ]  # fmt: skip
+        assert loaded.counts == {"records": 3, "duplicates": 0, "uncompared": 1}
+        assert loaded.format == "prompt/completion/label, prompt/chosen/rejected"
+
+    def test_where_nothing_can_be_compared_it_is_said(self, write):
+        with pytest.raises(DataError, match="no prompt has both a completion with label true and one with label false"):
+            read_rankings(write(labelled("good", True), labelled("alone", True, "Bye")))
+
+    def test_a_label_that_means_nothing_is_named_by_its_line(self, write):
+        path = write(labelled("good", True), labelled("bad", "maybe"), labelled("bad", False))
+        with pytest.raises(DataError) as error:
+            read_rankings(path)
+        assert problems(error) == ["2: label is 'maybe'; expected true or false"]
+
+    def test_a_bad_answer_is_no_demonstration(self, write):
+        assert len(read_demonstrations(write(labelled("good", True))).records) == 1
+        with pytest.raises(DataError, match="label says that the completion is bad"):
+            read_demonstrations(write(labelled("good", True), labelled("bad", False)))
+
+
+class TestCSV:
+    def test_rows(self, tmp_path):
+        path = tmp_path / "data.csv"
+        path.write_text(
+            'prompt,chosen,rejected,margin,source\n"Hello, you","a ""quoted""\nword",b,0.5,\nBye,"[1] is a list?",b,,ai\n'
+        )
+        one, two = read_rankings(path).records
+        assert (one.prompt.text, one.completions, one.margin, one.source) == (
+            "Hello, you",
+            ('a "quoted"\nword', "b"),
+            0.5,
+            "human",
+        )
+        assert (two.completions, two.margin, two.source) == (("[1] is a list?", "b"), 0.0, "ai")
+
+    def test_lists_stand_in_cells_as_json(self, tmp_path):
+        path = tmp_path / "data.csv"
+        path.write_text('prompt,completions,ranks\nHello,"[""a"", ""b""]","[2, 1]"\n')
+        [ranking] = read_rankings(path).records
+        assert (ranking.completions, ranking.ranks) == (("a", "b"), (2, 1))
+
+    @pytest.mark.parametrize(
+        ("text", "problem"),
+        [
+            ("prompt\na\nb,c\n", "data.csv:3: has more cells than the header has names"),
+            ("prompt,id\n,7\n", "data.csv:2: has the keys id; expected prompt"),
+            ('prompt\n"a\n', "data.csv:2: is not valid CSV"),
+            ("prompt,chosen,rejected,margin\nq,a,b,much\n", "data.csv:2: margin is 'much'; expected a number"),
+            ("", "data.csv: is empty"),
+        ],
+    )
+    def test_broken(self, tmp_path, text, problem):
+        (tmp_path / "data.csv").write_text(text)
+        with pytest.raises(DataError, match=problem):
+            (read_rankings if "chosen" in text else read_prompts)(tmp_path / "data.csv")
+
+
 class TestFiles:
     def test_every_broken_line_is_named_at_once(self, write):
         path = write({"prompt": "a"}, "", "{", {"prompt": ""}, {"prompt": "b"}, {"no": 1})
@@ -372,8 +491,8 @@ class TestFiles:
 
     @pytest.mark.parametrize("reader", READERS)
     def test_other_suffixes(self, tmp_path, reader):
-        with pytest.raises(DataError, match=r"data.csv: data is read from .jsonl, .json, .yaml files"):
-            reader(tmp_path / "data.csv")
+        with pytest.raises(DataError, match=r"data.txt: data is read from .jsonl, .json, .yaml, .csv files"):
+            reader(tmp_path / "data.txt")
 
     def test_no_such_file(self, tmp_path):
         with pytest.raises(DataError, match=r"data.jsonl: there is no such file"):

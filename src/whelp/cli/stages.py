@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 TrainFile = Annotated[
     str | None,
-    typer.Option("--train_file", metavar="FILE", help="jsonl or json, or builtin:<name>.", show_default=False),
+    typer.Option("--train_file", metavar="FILE", help="jsonl, json, yaml or csv, or builtin:<name>.", show_default=False),
 ]
 HeldOutFile = Annotated[
     str | None,
@@ -64,7 +64,7 @@ def sft(
 ) -> None:
     """Supervised fine-tuning on ideal answers. Writes FOLDER/sft (FOLDER is out unless given).
 
-    Data: messages, or prompt and completion.
+    Data: messages; prompt and completion; ShareGPT's conversations; or Alpaca's instruction, input and output.
 
     \b
     whelp sft --train_file demonstrations.jsonl
@@ -86,7 +86,8 @@ def reward(
 ) -> None:
     """Train a reward model on preferences. Writes FOLDER/reward, with accuracy, margin, loss and n in metrics.json.
 
-    Data: prompt, chosen and rejected; or prompt, completions and ranks; or Human:/Assistant: transcripts.
+    Data: prompt, chosen and rejected; prompt, completions and ranks; prompt, completion and label (good or bad); or
+    Human:/Assistant: transcripts. A record may have a probability, a margin and a weight.
 
     \b
     whelp reward --train_file pairs.jsonl

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from whelp.errors import DataError
 from whelp.text.formats.conversations import Problem
 from whelp.text.formats.hashing import content_id, prompt_hash, split_by_hash
+from whelp.text.formats.labels import joined
 from whelp.text.formats.lines import Row, Source, builtins, read_source
 from whelp.text.formats.principles import read_principles
 from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format
@@ -48,17 +49,26 @@ class Loaded(Generic[R]):
 
 
 def read_demonstrations(path: str | Path) -> Loaded[Demonstration]:
-    """Conversations from `messages` or `prompt`/`completion`; path is a file or `builtin:<name>`. Raises DataError."""
-    return _load(path, DEMONSTRATIONS)
+    """Conversations from `messages`, `prompt`/`completion`, ShareGPT or Alpaca; path is a file or `builtin:<name>`. Raises
+    DataError."""
+    return _load(read_source(path), DEMONSTRATIONS)
 
 
 def read_rankings(path: str | Path) -> Loaded[Ranking]:
-    """Rankings from `prompt`/`completions`/`ranks`, `prompt`/`chosen`/`rejected` or HH transcripts.
+    """Rankings of `prompt`/`completions`/`ranks`, `prompt`/`chosen`/`rejected`, `prompt`/`completion`/`label` or HH transcripts.
 
-    Texts may be strings or lists of messages; without a prompt, chosen and rejected are whole conversations. `path`
-    is a file or `builtin:<name>`. Raises DataError that names every broken line.
+    Texts may be strings or lists of messages; without a prompt, chosen and rejected are whole conversations. The answers to
+    one prompt with labels become one ranking, good above bad; where all have one label they are left out and counted as
+    `uncompared`. `path` is a file or `builtin:<name>`. Raises DataError that names every broken line.
     """
-    return _load(path, RANKINGS)
+    source = read_source(path)
+    rows, uncompared = joined(source.rows)
+    if not rows and uncompared:
+        raise DataError(
+            f"{source.name}: no prompt has both a completion with label true and one with label false to compare."
+        )
+    loaded = _load(replace(source, rows=tuple(rows)), RANKINGS)
+    return replace(loaded, counts={**loaded.counts, "uncompared": uncompared}) if uncompared else loaded
 
 
 def read_prompts(path: str | Path) -> Loaded[Prompt]:
@@ -66,11 +76,10 @@ def read_prompts(path: str | Path) -> Loaded[Prompt]:
 
     `id`, `category`, `check` and `pair` are kept where given. `path` is a file or `builtin:<name>`. Raises DataError.
     """
-    return _load(path, PROMPTS)
+    return _load(read_source(path), PROMPTS)
 
 
-def _load(path: str | Path, formats: Sequence[Format[T]]) -> Loaded[T]:
-    source = read_source(path)
+def _load(source: Source, formats: Sequence[Format[T]]) -> Loaded[T]:
     if not source.rows:
         raise DataError(f"{source.name}: is empty; expected records of {_wanted(formats)}")
     kept: dict[str, T] = {}
@@ -130,5 +139,5 @@ def _report(problems: list[str], source: Source) -> str:
 
 
 def _wanted(formats: Sequence[Format[T]]) -> str:
-    keys = dict.fromkeys("/".join(format.keys) for format in formats)
-    return " or ".join(keys)
+    keys = ("/".join(format.keys) for format in formats)
+    return " or ".join(dict.fromkeys(written.replace("completions/labels", "completion/label") for written in keys))

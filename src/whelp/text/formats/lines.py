@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +15,9 @@ from typing import Any
 
 from whelp.errors import DataError
 
-SUFFIXES = (".jsonl", ".json", ".yaml")
+SUFFIXES = (".jsonl", ".json", ".yaml", ".csv")
 BUILTIN = "builtin:"
+CSV_NUMBERS = ("probability", "margin", "weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +39,11 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """Read a .jsonl, .json or .yaml file, or the packaged file that `builtin:<name>` names. Raises DataError."""
+    """Read a .jsonl, .json, .yaml or .csv file, or the packaged file that `builtin:<name>` names. Raises DataError."""
     name = str(path)
     suffix, content = _builtin(name.removeprefix(BUILTIN)) if name.startswith(BUILTIN) else _file(Path(path))
     text = _decode(name, content)
-    rows = {".jsonl": _line_rows, ".json": _list_rows, ".yaml": _yaml_rows}[suffix](name, text)
+    rows = {".jsonl": _line_rows, ".json": _list_rows, ".yaml": _yaml_rows, ".csv": _csv_rows}[suffix](name, text)
     return Source(name, hashlib.sha256(content).hexdigest(), tuple(rows))
 
 
@@ -120,6 +123,35 @@ def _yaml_rows(name: str, text: str) -> Iterator[Row]:
         raise DataError(f"{name}: holds no list of records; expected one, each beginning with a dash")
     for i, value in enumerate(values):
         yield Row(values.lc.item(i)[0] + 1, value)
+
+
+def _csv_rows(name: str, text: str) -> Iterator[Row]:
+    """A header, then a record a row; an empty cell is no value, and one that holds a JSON list or number is read as that."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    line = 1
+    while True:
+        try:
+            if reader.fieldnames is None:  # this reads the header, so that the line where a row begins is known
+                return
+            line = reader.line_num + 1
+            row = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{name}:{line}: is not valid CSV: {error}") from error
+        if "" in row:
+            yield Row(line, problem="has more cells than the header has names")
+        else:
+            yield Row(line, {key: _cell(key, value) for key, value in row.items() if value})
+
+
+def _cell(key: str, value: str) -> Any:
+    if value.lstrip().startswith(("[", "{")) or key in CSV_NUMBERS:
+        try:
+            return json.loads(value)
+        except (json.JSONDecodeError, RecursionError):
+            return value
+    return value
 
 
 def _not_json(error: Exception) -> str:

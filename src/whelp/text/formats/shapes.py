@@ -12,8 +12,11 @@ from typing import Any, Generic, TypeVar
 
 from whelp.text.formats.conversations import Problem, is_transcript, messages_of, option, prompt_of, text_of, turns_of
 from whelp.text.formats.hashing import content_id
+from whelp.text.formats.labels import label_of
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+"""ShareGPT's names of the roles."""
 T = TypeVar("T", Demonstration, Ranking, Prompt)
 Values = Mapping[str, Any]
 
@@ -37,9 +40,50 @@ def messages(row: Values) -> Demonstration:
 
 
 def prompt_completion(row: Values) -> Demonstration:
+    if row.get("label") is not None and not label_of(row["label"]):
+        raise Problem("label says that the completion is bad, and a demonstration is imitated; take the record out")
     prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
     answer = _answer(row["completion"], prompt.messages, "completion")
     return _demonstration((*prompt.messages, Message("assistant", answer)), row)
+
+
+def sharegpt(row: Values) -> Demonstration:
+    return _demonstration(messages_of(_turns(row), "conversations"), row)
+
+
+def alpaca(row: Values) -> Demonstration:
+    asked = alpaca_prompt(row).messages
+    return _demonstration((*asked, Message("assistant", text_of(row["output"], "output"))), row)
+
+
+def alpaca_prompt(row: Values) -> Prompt:
+    """The input stands below the instruction."""
+    parts = [text_of(row["instruction"], "instruction"), option(row, "input")]
+    turns = (Message("user", "\n\n".join(part for part in parts if part)),)
+    if system := option(row, "system"):
+        turns = (Message("system", system), *turns)
+    return prompt_of(turns, row, "instruction")
+
+
+def sharegpt_prompt(row: Values) -> Prompt:
+    return messages_prompt({**row, "messages": _turns(row)})
+
+
+def _turns(row: Values) -> list[dict[str, Any]]:
+    """ShareGPT's `from` and `value` as role and content."""
+    said = row["conversations"]
+    if not isinstance(said, list) or not all(
+        isinstance(turn, dict) and {"from", "value"} <= turn.keys() for turn in said
+    ):
+        raise Problem("conversations is not a list of objects with from and value")
+    if unknown := sorted({str(turn["from"]) for turn in said} - SPEAKERS.keys()):
+        raise Problem(f"conversations has a turn from {', '.join(unknown)}; expected {', '.join(SPEAKERS)}")
+    return [{"role": SPEAKERS[turn["from"]], "content": turn["value"]} for turn in said]
+
+
+def prompt_completions_labels(row: Values) -> Ranking:
+    """What `joined` made of the answers to one prompt: every good one beats every bad one."""
+    return prompt_completions_ranks({**row, "ranks": [1 if label else 2 for label in row["labels"]]})
 
 
 def prompt_completions_ranks(row: Values) -> Ranking:
@@ -105,12 +149,15 @@ def _is_hh(row: Values) -> bool:
 DEMONSTRATIONS: tuple[Format[Demonstration], ...] = (
     Format("messages", ("messages",), messages),
     Format("prompt/completion", ("prompt", "completion"), prompt_completion),
+    Format("ShareGPT", ("conversations",), sharegpt),
+    Format("Alpaca", ("instruction", "output"), alpaca),
 )
 RANKINGS: tuple[Format[Ranking], ...] = (
     Format("prompt/completions/ranks", ("prompt", "completions", "ranks"), prompt_completions_ranks),
     Format("HH transcripts", ("chosen", "rejected"), hh_transcripts, _is_hh),
     Format("prompt/chosen/rejected", ("prompt", "chosen", "rejected"), prompt_chosen_rejected),
     Format("chosen/rejected", ("chosen", "rejected"), chosen_rejected),
+    Format("prompt/completion/label", ("prompt", "completions", "labels"), prompt_completions_labels),
 )
 PROMPTS: tuple[Format[Prompt], ...] = (
     Format("HH transcripts", ("prompt",), prompt_only, lambda row: is_transcript(row["prompt"])),
@@ -118,6 +165,8 @@ PROMPTS: tuple[Format[Prompt], ...] = (
     Format("messages", ("messages",), messages_prompt),
     Format("HH transcripts", ("chosen", "rejected"), ranking_prompt, _is_hh),
     Format("chosen/rejected", ("chosen", "rejected"), ranking_prompt),
+    Format("ShareGPT", ("conversations",), sharegpt_prompt),
+    Format("Alpaca", ("instruction",), alpaca_prompt),
 )
 
 
