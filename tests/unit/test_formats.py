@@ -439,7 +439,16 @@ class TestFiles:
     def test_what_differs_in_any_value_is_no_duplicate(self, write):
         pair = {"prompt": "Hello", "chosen": "a", "rejected": "b"}
         turned = {"prompt": "Hello", "chosen": "b", "rejected": "a"}
-        assert read_rankings(write(pair, turned, {**pair, "source": "ai"})).counts == {"records": 3, "duplicates": 0}
+        counts = read_rankings(write(pair, turned, {**pair, "source": "ai"})).counts
+        assert counts == {"records": 3, "duplicates": 0, "contradictory pairs": 1}
+
+    def test_pairs_that_contradict_each_other_are_kept_and_counted(self, write):
+        ranked = {"prompt": "Hello", "completions": ["a", "b", "c"], "ranks": [1, 2, 2]}
+        turned = {"prompt": [USER], "completions": ["c", "b", "a"], "ranks": [1, 3, 2]}
+        elsewhere = {"prompt": "Bye", "chosen": "b", "rejected": "a"}
+        loaded = read_rankings(write(ranked, turned, elsewhere))
+        assert len(loaded.records) == 3
+        assert loaded.counts["contradictory pairs"] == 1, "a over c and c over a; b and c are tied in the first"
 
     @pytest.mark.parametrize("reader", READERS)
     @pytest.mark.parametrize(("name", "text"), [("data.jsonl", "\n \n"), ("data.json", "[]"), ("data.json", "")])

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 TrainFile = Annotated[
     str | None,
-    typer.Option("--train_file", metavar="FILE", help="jsonl, json, yaml or csv, or builtin:<name>.", show_default=False),
+    typer.Option(
+        "--train_file", metavar="FILE", help="jsonl, json, yaml or csv, or builtin:<name>.", show_default=False
+    ),
 ]
 HeldOutFile = Annotated[
     str | None,
@@ -86,8 +88,8 @@ def reward(
 ) -> None:
     """Train a reward model on preferences. Writes FOLDER/reward, with accuracy, margin, loss and n in metrics.json.
 
-    Data: prompt, chosen and rejected; prompt, completions and ranks; prompt, completion and label (good or bad); or
-    Human:/Assistant: transcripts. A record may have a probability, a margin and a weight.
+    Data: prompt, chosen, rejected; or prompt, completions, ranks; or prompt, completion, label; or HH transcripts.
+    A record may also have a probability, a margin and a weight.
 
     \b
     whelp reward --train_file pairs.jsonl

@@ -59,7 +59,8 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
 
     Texts may be strings or lists of messages; without a prompt, chosen and rejected are whole conversations. The answers to
     one prompt with labels become one ranking, good above bad; where all have one label they are left out and counted as
-    `uncompared`. `path` is a file or `builtin:<name>`. Raises DataError that names every broken line.
+    `uncompared`. Pairs of answers that are ranked both ways round are kept and counted. `path`
+    is a file or `builtin:<name>`. Raises DataError that names every broken line.
     """
     source = read_source(path)
     rows, uncompared = joined(source.rows)
@@ -68,7 +69,19 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
             f"{source.name}: no prompt has both a completion with label true and one with label false to compare."
         )
     loaded = _load(replace(source, rows=tuple(rows)), RANKINGS)
-    return replace(loaded, counts={**loaded.counts, "uncompared": uncompared}) if uncompared else loaded
+    found = {"uncompared": uncompared, "contradictory pairs": contradictions(loaded.records)}
+    return replace(loaded, counts={**loaded.counts, **{name: count for name, count in found.items() if count}})
+
+
+def contradictions(rankings: Sequence[Ranking]) -> int:
+    """How many pairs of answers to one prompt are ranked one way in one record and the other way in another."""
+    winners: dict[tuple[str, frozenset[str]], set[str]] = {}
+    for ranking in rankings:
+        prompt = prompt_hash(ranking.prompt.messages)
+        for pair in ranking.pairs():
+            if pair.probability != 0.5 and pair.chosen != pair.rejected:
+                winners.setdefault((prompt, frozenset((pair.chosen, pair.rejected))), set()).add(pair.chosen)
+    return sum(len(chosen) > 1 for chosen in winners.values())
 
 
 def read_prompts(path: str | Path) -> Loaded[Prompt]:
