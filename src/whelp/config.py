@@ -74,6 +74,14 @@ class RewardConfig(Section):
     members: PositiveInt = Field(
         1, description="reward models on one trunk, each with a seed and a bootstrap of the prompts of its own"
     )
+    learning_curve: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (), description="shares of the prompts on which the model is trained again, to see whether more would help"
+    )
+    shuffles: int = Field(
+        0,
+        ge=0,
+        description="times the model is trained again on shuffled ranks: it must then be right in half of the pairs",
+    )
     negatives: Fraction = Field(
         0.0, description="share of the prompts whose best answer is also set above bad ones made by a program"
     )

@@ -164,7 +164,11 @@ def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
 
 def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     split = place.rankings
-    return _preferences(recipe, split.train, split.held_out, 1, size, speed)
+    seconds, tokens = _preferences(recipe, split.train, split.held_out, 1, size, speed)
+    if again := recipe.reward.shuffles + sum(recipe.reward.learning_curve):
+        once = 6 * size.branch * _ranked_tokens(split.train) * recipe.reward.num_train_epochs / speed.train
+        seconds += again * once + 2 * size.trunk * tokens / speed.forward  # one pass of the trunk serves them all
+    return seconds, tokens
 
 
 def _judge(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:

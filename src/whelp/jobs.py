@@ -22,7 +22,7 @@ from whelp.runs.files import as_run_error, read_json, sha256_file
 from whelp.runs.manifest import Run, fingerprint_parts
 from whelp.scorers import critic, members_in, scorer, where_trusted
 from whelp.splits import has_judge, refuse_trained, split_demonstrations
-from whelp.stages import dpo, evaluate, ppo, reward, sft
+from whelp.stages import controls, dpo, evaluate, ppo, reward, sft
 from whelp.stages.context import spread
 from whelp.text.formats import Loaded, read_prompts
 from whelp.types import Ranking
@@ -178,6 +178,8 @@ def train_reward_model(
         held_out = spread(held_out, MEASURED_PROMPTS, attrgetter("prompt.category"))
     result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
     tell_truncated(place, result, "reward")
+    if name == "reward" and (config.shuffles or config.learning_curve):
+        result |= controls.run(engine, engine.chat, spec, train, held_out, config, place.stages[name])
     # A judge compares two answers: where its zero lies is all the same.
     has_policy = name == "reward" and place.policy != place.base
     demonstrations = place.demonstrations.records if has_policy else ()
@@ -192,7 +194,8 @@ def train_reward_model(
         noted["reward_member_shifts"] = shifts
     export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain, **noted)
     if result["n"]:
-        place.progress.say(result["verdict"])
+        for line in (result["verdict"], *controls.told(result)):
+            place.progress.say(line)
     return result | {"gain": gain, "shift": shift}
 
 

@@ -15,7 +15,7 @@ from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.progress import SilentProgress
 from whelp.runs.metrics import MetricsLog
-from whelp.stages import comparisons, reward, trust
+from whelp.stages import comparisons, controls, reward, trust
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
 from whelp.types import Demonstration, Message, Prompt, Ranking
@@ -195,3 +195,38 @@ def test_only_what_the_steps_need_is_read_and_the_baselines_learn_from_it_too(
     result = reward.train(engine, chat, rankings(160, 1), rankings(10, 2), config, stage)
     assert held[0] == 2 * 4 * 3, "two steps of four rankings of three answers"
     assert result["train_prompts"] == 8
+
+
+def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    data, test = rankings(160, 1), rankings(80, 2)
+    engine = LocalEngine(chat, compute)
+    spec = ModelSpec(
+        source=tiny_model_folder("llama"), head="scalar", trainable_layers=3, optimizer=OptimizerSpec(), fresh_head=True
+    )
+    config = RewardConfig(
+        num_train_epochs=6, learning_rate=3e-3, per_step_batch_size=16, shuffles=2, learning_curve=(0.05, 1 - 1e-9)
+    )
+    found = controls.run(engine, chat, spec, data, test, config, Stage(tmp_path, SilentProgress(), seed=0))
+    assert len(found["shuffled"]) == 2
+    for one in found["shuffled"]:
+        assert one["low"] <= 0.55
+        assert one["high"] < 0.75
+    few, nearly_all = found["learning_curve"]
+    assert (few["prompts"], nearly_all["prompts"]) == (8, 160)
+    assert few["accuracy"]["mean"] < nearly_all["accuracy"]["mean"] - 0.05
+    assert nearly_all["accuracy"]["low"] > 0.8
+    assert engine.models == {}, "none is kept"
+    told = controls.told(found | {"train_prompts": 170, "accuracy_interval": {"mean": 0.9}})
+    assert len(told) == 2
+    assert told[1].endswith("90% after 170.")
+
+
+def test_shuffling_keeps_answers_and_ranks() -> None:
+    data = rankings(40, 1)
+    moved = controls.shuffle(data, 1)
+    assert [r.completions for r in moved] == [r.completions for r in data]
+    assert [sorted(r.ranks) for r in moved] == [sorted(r.ranks) for r in data]
+    assert sum(a.ranks != b.ranks for a, b in zip(moved, data, strict=True)) > 10
+    assert moved == controls.shuffle(data, 1) != controls.shuffle(data, 2)

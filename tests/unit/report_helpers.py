@@ -136,6 +136,8 @@ def write_training(run: Path) -> None:
                     "bins_after": [{"confidence": c, "accuracy": c + 0.01, "n": 100} for c in (0.54, 0.66, 0.8)],
                 },
                 "length_given_quality": {"mean": 0.27, "low": 0.11, "high": 0.4, "n": 90},
+                "shuffled": [rate(0.49, 300), rate(0.52, 300)], "train_prompts": 498,
+                "learning_curve": [{"prompts": n, "accuracy": rate(a, 300)} for n, a in ((125, 0.6), (249, 0.69))],
                 "verdict": "It orders pairs better than their surface does.", "gain": 1.4, "shift": -0.2,
             },
         )  # fmt: skip

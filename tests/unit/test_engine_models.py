@@ -123,3 +123,12 @@ def test_an_ensemble_copied_from_a_policy_has_its_members(build):
     for found, head in zip(engine.models["again"].members, heads, strict=True):
         assert torch.equal(found.head.linear.weight, head)
         assert found.head.linear.weight is not head
+
+
+def test_a_model_that_is_let_go_is_gone(build):
+    engine = build()
+    engine.add("other", ModelSpec(copy_of="m"))
+    engine.remove("other")
+    assert list(engine.models) == ["m"]
+    with pytest.raises(ModelError, match="no model 'other' to remove; it has m"):
+        engine.remove("other")

@@ -43,6 +43,7 @@ def test_the_numbers_of_the_artifacts_are_on_the_page(run: Path) -> None:
         "2026-01-02 03:04 UTC", '"kl_coef": 0.05', "borderline (78% to 62%)",
         "RLHF passes 6 points more checks than SFT (95% interval 1 to 11",
         "how often right8%", "temperature scaling (T 1.62)2%", "at equal rank0.27 (0.11 to 0.4", "ai71% (58 to 84)",
+        "shuffled ranks, 2 (no leak: 50%)52% (46 to 58)", "125 prompts", "498 prompts",
     ):  # fmt: skip
         assert expected in seen, expected
 

@@ -96,6 +96,10 @@ class Engine(Protocol):
         """Make the model `name`. Raises `ModelError` when the source cannot be used."""
         ...
 
+    def remove(self, name: str) -> None:
+        """Let go of the model `name`. Raises `ModelError` where there is none."""
+        ...
+
     def sample(self, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[Completion]:
         """`params.n` completions of every prompt, in the order in which they finish."""
         ...

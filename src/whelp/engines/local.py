@@ -98,6 +98,12 @@ class LocalEngine:
             model.weights = MasterWeights(trained, spec.optimizer)
         self.models[name] = model
 
+    def remove(self, name: str) -> None:
+        if name not in self.models:
+            raise ModelError(f"the engine has no model {name!r} to remove; it has {', '.join(self.models) or 'none'}.")
+        del self.models[name]
+        release_memory()
+
     def _load(self, spec: ModelSpec) -> LocalModel:
         if spec.source is None:
             raise ModelError("a ModelSpec needs a source folder or copy_of; both are empty.")

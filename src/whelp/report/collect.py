@@ -67,6 +67,10 @@ class Preferences:
     """(confidence, accuracy) of bins of pairs: before and after temperature scaling"""
     length_given_quality: Interval
     """correlation of score and length among answers of equal rank to one prompt"""
+    shuffled: Sequence[Interval]
+    """accuracy of models that were trained on shuffled ranks"""
+    learning_curve: Sequence[tuple[int | None, Interval]]
+    """accuracy after so many prompts, the whole training last; empty where only that is known"""
 
 
 @final
@@ -273,7 +277,15 @@ def _preferences(result: Json) -> Preferences | None:
         temperature=number(calibration.get("temperature")),
         reliability={"as it is": _bins(calibration.get("bins")), "tempered": _bins(calibration.get("bins_after"))},
         length_given_quality=interval(result.get("length_given_quality")),
+        shuffled=[interval(value) for value in rows(result.get("shuffled"))],
+        learning_curve=_learning_curve(result),
     )
+
+
+def _learning_curve(result: Json) -> list[tuple[int | None, Interval]]:
+    shares = [(whole(table(one).get("prompts")), _accuracy(one)) for one in rows(result.get("learning_curve"))]
+    everything = (whole(result.get("train_prompts")), interval(result.get("accuracy_interval")))
+    return [*shares, everything] if shares else []
 
 
 def _bins(value: Any) -> list[tuple[float, float]]:

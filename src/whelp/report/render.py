@@ -159,6 +159,9 @@ def _forests(data: RunData) -> dict[str, Markup]:
         "checks": plots.forest("checks", checks, "Rate of checks passed by kind of prompt, with 95% intervals"),
         "reward-pairs": plots.forest("reward-pairs", _pairs(data.reward), "Accuracy of the reward model", 0.5),
         "judge-pairs": plots.forest("judge-pairs", _pairs(data.judge), "Accuracy of the judge", 0.5),
+        "reward-curve": plots.forest(
+            "reward-curve", _curve(data.reward), "Accuracy by the number of training prompts", 0.5
+        ),
         "reward-reliability": _reliability("reward-reliability", data.reward),
         "judge-reliability": _reliability("judge-reliability", data.judge),
     }
@@ -186,6 +189,11 @@ def _pairs(preferences: Preferences | None) -> list[tuple[str, list[tuple[str, I
         **{name: ("sft", rate) for name, rate in preferences.by_category.items()},
     }
     return [(name, [rate]) for name, rate in rates.items()]
+
+
+def _curve(found: Preferences | None) -> list[tuple[str, list[tuple[str, Interval]]]]:
+    points = found.learning_curve if found else []
+    return [(f"{words.decimal(prompts)} prompts", [("sft", rate)]) for prompts, rate in points]
 
 
 def _pipeline(data: RunData) -> list[Box]:

@@ -1,0 +1,105 @@
+"""Reward models trained again, to know what the first is worth: on shuffled ranks, and on fewer prompts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from whelp.config import RewardConfig
+from whelp.engines.base import Engine, Held, ModelSpec, Term
+from whelp.maths.preference import BradleyTerry
+from whelp.maths.stats import Estimate, clustered_bootstrap
+from whelp.stages.comparisons import render, right, rows_by_ranking, strict_pairs, targets
+from whelp.stages.context import Stage, epochs_of_batches, shuffled, warmup_then_linear
+from whelp.text.chat import Chat
+from whelp.types import Ranking
+
+CONTROL = "control"
+
+
+def run(
+    engine: Engine,
+    chat: Chat,
+    spec: ModelSpec,
+    rankings: Sequence[Ranking],
+    held_out: Sequence[Ranking],
+    config: RewardConfig,
+    stage: Stage,
+) -> dict[str, Any]:
+    """Accuracy on `held_out` of models that start as the reward model did (`spec`): of each on other shuffled ranks, and of
+    each share of the prompts. None of them is kept."""
+    with engine.hold(render(chat, rankings)[0]) as held, engine.hold(render(chat, held_out)[0]) as test:
+
+        def accuracy(name: str, learned: Sequence[Ranking], chosen: Sequence[int], seed: int) -> dict[str, float]:
+            engine.add(CONTROL, replace(spec, members=1, seed=spec.seed + seed))
+            try:
+                _train(engine, held, learned, chosen, config, stage, name)
+                return _accuracy(engine, test, held_out).as_dict()
+            finally:
+                engine.remove(CONTROL)
+
+        everyone = range(len(rankings))
+        order = shuffled(len(rankings), stage.seed, 1)
+        controls = [
+            accuracy(f"shuffled ranks, {i} of {config.shuffles}", shuffle(rankings, stage.seed + i), everyone, i)
+            for i in range(1, config.shuffles + 1)
+        ]
+        curve = []
+        for share in sorted(config.learning_curve):
+            chosen = order[: max(1, round(share * len(order)))]
+            curve.append(
+                {"prompts": len(chosen), "accuracy": accuracy(f"{share:.0%} of the prompts", rankings, chosen, 0)}
+            )
+    return {"shuffled": controls, "learning_curve": curve}
+
+
+def told(metrics: Mapping[str, Any]) -> list[str]:
+    """A line for each kind of control among a reward model's metrics."""
+    lines = []
+    if found := metrics.get("shuffled"):
+        rates = ", ".join(f"{one['mean']:.0%} ({one['low']:.0%} to {one['high']:.0%})" for one in found)
+        lines.append(f"Trained on shuffled ranks it is right in {rates}: anything but 50% would be a leak.")
+    if found := metrics.get("learning_curve"):
+        points = [*found, {"prompts": metrics["train_prompts"], "accuracy": metrics["accuracy_interval"]}]
+        rates = ", ".join(f"{one['accuracy']['mean']:.0%} after {one['prompts']}" for one in points)
+        lines.append(f"By the number of prompts it learned from it is right in {rates}.")
+    return lines
+
+
+def shuffle(rankings: Sequence[Ranking], seed: int) -> list[Ranking]:
+    """The same answers and the same ranks, but whose rank is whose is drawn."""
+    draw = random.Random(seed)
+    return [replace(r, ranks=tuple(draw.sample(r.ranks, len(r.ranks)))) for r in rankings]
+
+
+def _train(
+    engine: Engine,
+    held: Held,
+    rankings: Sequence[Ranking],
+    chosen: Sequence[int],
+    config: RewardConfig,
+    stage: Stage,
+    name: str,
+) -> None:
+    rows_of = rows_by_ranking(rankings)
+    epochs = epochs_of_batches(len(chosen), config.per_step_batch_size, config.num_train_epochs, stage.seed)
+    batches = epochs[: config.max_steps]
+    loss = BradleyTerry(config.center_rewards_coefficient)
+    with stage.progress.steps(name, len(batches)) as bar:
+        for step, places in enumerate(batches):
+            batch = [chosen[place] for place in places]
+            rows = held.select([row for i in batch for row in rows_of[i]])
+            learned = targets([rankings[i] for i in batch], config.label_smoothing)
+            lr = config.learning_rate * warmup_then_linear(step, len(batches), config.warmup_ratio)
+            engine.update([Term(CONTROL, rows, learned, loss)], {CONTROL: lr})
+            bar.advance(1)
+
+
+def _accuracy(engine: Engine, held: Held, rankings: Sequence[Ranking]) -> Estimate:
+    better, worse, cluster = strict_pairs(rankings)
+    scores = engine.rewards(CONTROL, held).mean(0)
+    return clustered_bootstrap(right(scores[better] - scores[worse]), torch.tensor(cluster))
