@@ -189,7 +189,7 @@ def train_reward_model(
     sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
     gain, shifts = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
     shift = sum(shifts) / len(shifts)
-    noted = {"reward_temperature": ppo.temperature} if has_policy else {}
+    noted: dict[str, Any] = {"reward_temperature": ppo.temperature} if has_policy else {}
     if config.members > 1:
         noted["reward_member_shifts"] = shifts
     export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain, **noted)
