@@ -268,7 +268,11 @@ recipes = st.builds(
     system_prompt=st.one_of(st.none(), texts),
     stages=st.lists(st.sampled_from(["sft", "reward"]), max_size=3).map(tuple),
     sft=st.builds(SFTConfig, learning_rate=rates, max_steps=st.one_of(st.none(), st.integers(1, 9))),
-    reward=st.builds(RewardConfig, model=st.one_of(st.none(), texts)),
+    reward=st.builds(
+        RewardConfig,
+        model=st.one_of(st.none(), texts),
+        learning_curve=st.lists(st.floats(0.01, 0.99), max_size=2).map(tuple),
+    ),
     ppo=st.builds(PPOConfig, whiten_advantages=st.booleans(), kl_coef=rates, kl_target=st.one_of(st.none(), rates)),
     evaluate=st.builds(EvaluateConfig, judge=st.booleans()),
 )
@@ -279,6 +283,7 @@ class TestWriting:
     def test_what_is_written_reads_back(self, recipe, commented):
         values = YAML(typ="safe", pure=True).load(to_yaml(recipe, commented, header="two\nlines"))
         values["stages"] = tuple(values["stages"])
+        values["reward"]["learning_curve"] = tuple(values["reward"]["learning_curve"])
         assert Recipe.model_validate(values, strict=True) == recipe
 
     @pytest.mark.parametrize(
