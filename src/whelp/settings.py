@@ -133,7 +133,7 @@ def expected(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if schema.get("type") == "array":
-        return f"a list of {expected(schema['items']).removeprefix('one of ')}"
+        return f"a list of {expected(schema['items']).removeprefix('one of ').replace('a number', 'numbers')}"
     words = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
     return words.get(schema.get("type", ""), "nothing") + _bounds(schema)
 
@@ -142,10 +142,14 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
         return f" from {low:g} to {high:g}"
-    if low is not None:
-        return f" of at least {low:g}"
-    above = schema.get("exclusiveMinimum")
-    return "" if above is None else f" above {above:g}"
+    words = {
+        "minimum": "of at least",
+        "exclusiveMinimum": "above",
+        "exclusiveMaximum": "below",
+        "maximum": "of at most",
+    }
+    said = [f"{word} {schema[key]:g}" for key, word in words.items() if key in schema]
+    return f" {' and '.join(said)}" if said else ""
 
 
 def _scalar(value: Any) -> str:

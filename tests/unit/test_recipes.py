@@ -170,6 +170,8 @@ rewards:
             ("stages: [sft, pppo]", "given [sft, pppo]; expected a list of sft, reward, ppo, dpo, evaluate, report"),
             ("stages: sft", "given 'sft'; expected a list"),
             ("ppo.kl_coef: '0.1'", "given '0.1'; expected a number of at least 0"),
+            ("reward.label_smoothing: 0.7", "given 0.7; expected a number of at least 0 and below 0.5"),
+            ("reward.learning_curve: [2]", "given [2]; expected a list of numbers above 0 and below 1"),
         ],
     )
     def test_what_was_given_and_what_is_expected(self, tmp_path, line, expected):
