@@ -77,6 +77,7 @@ def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> M
         copy_of="reward" if "reward" in engine.models and not is_shared else "policy",
         shares_branch=is_shared,
         head="scalar",
+        fresh_head=True,  # the reward model's own reads finished answers: before their end it is noise
         head_std=0.0,
         trainable_layers=place.recipe.trainable_layers,
         seed=place.recipe.seed,

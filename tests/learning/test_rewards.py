@@ -119,3 +119,13 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(
         assert sample["score"] == pytest.approx(expected, abs=1e-4)
     before, after = (load_file(Path(f) / "model.safetensors") for f in (asked.model, Path(asked.output_dir) / "ppo"))
     assert any(not torch.equal(before[name], after[name]) for name in before if name in after)
+
+
+def test_a_critic_knows_nothing_before_it_learns(recipe: Recipe) -> None:
+    """It starts from the reward model's layers and not from its head, which before an answer's end says nothing of worth."""
+    run(only(recipe, "reward"))
+    asked = ppo_of(recipe, "model", num_generations=1, normalize_scores=True)
+    run(asked)
+    first = logged(asked)[0]
+    assert first["objective/scores_std"] > 0.5, "there is something to explain"
+    assert first["val/explained"] == pytest.approx(0.0, abs=1e-6)
