@@ -18,6 +18,7 @@ from torch import Tensor
 
 from whelp.engines.base import OptimizerSpec, Term
 from whelp.engines.local import LocalEngine
+from whelp.maths.advantage import rloo
 from whelp.maths.policy import PPOLoss, PPOTargets
 from whelp.maths.shaping import missing_eos
 from whelp.progress import PlainProgress
@@ -39,9 +40,7 @@ def gradient(engine: LocalEngine, completions: Sequence[Completion], advantages:
     total, pieces = torch.zeros(sum(master.numel() for master in weights.masters)), 0
 
     def note() -> float:
-        total.add_(
-            torch.cat([torch.zeros_like(m).flatten() if m.grad is None else m.grad.flatten() for m in weights.masters])
-        )
+        total.add_(torch.cat([master.grad.flatten() for master in weights.masters if master.grad is not None]))
         return 0.0
 
     weights.clip = note
@@ -71,12 +70,10 @@ def main() -> None:
     with engine.hold(ppo.render(engine.chat, completions)) as held:
         is_finished = torch.tensor([completion.is_finished for completion in completions])
         scores = missing_eos(reward(completions, held), is_finished, recipe.ppo.missing_eos_penalty)
-    groups = scores.reshape(-1, ANSWERS)
-    beside = ((groups - groups.mean(1, keepdim=True)) * ANSWERS / (ANSWERS - 1)).flatten()
-    print(
-        f"spread of the scores: {scores.std():.2f}, among the answers to a prompt {groups.var(1).mean().sqrt():.2f}",
-        flush=True,
-    )
+    within = scores.reshape(-1, ANSWERS).var(1).mean().sqrt()
+    print(f"spread of the scores: {scores.std():.2f}, among the answers to a prompt {within:.2f}", flush=True)
+    group = torch.arange(len(prompts)).repeat_interleave(ANSWERS)
+    beside = rloo(scores[:, None], torch.ones(len(scores), 1, dtype=torch.bool), group)[:, 0]
     order = shuffled(len(prompts), options.seed, 0)
     halves = [[p * ANSWERS + k for p in part for k in range(ANSWERS)] for part in (order[::2], order[1::2])]
     for name, advantages in {"all answers": scores - scores.mean(), "the other answers": beside}.items():
