@@ -53,10 +53,15 @@ def run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, a
 
 
 def evaluate_models(
-    recipe: Recipe, models: Mapping[str, str], judge: str | None, argv: Sequence[str], progress: Progress
+    recipe: Recipe,
+    models: Mapping[str, str],
+    judge: str | None,
+    argv: Sequence[str],
+    resume: bool,
+    progress: Progress,
 ) -> RunSummary:
-    """Compare any models on `recipe.evaluate.prompts`."""
-    return _run(recipe, argv, False, progress, models=models, judge=judge)
+    """Compare any models on `recipe.evaluate.prompts`. Raises as `run` does."""
+    return _run(recipe, argv, resume, progress, models=models, judge=judge)
 
 
 def plan(recipe: Recipe, progress: Progress) -> Plan:

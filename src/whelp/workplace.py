@@ -104,7 +104,8 @@ class Workplace:
         return ModelSpec(source=source, **(usual | changes))
 
     def stage(self, name: str, seed_offset: int = 0) -> Stage:
-        save_steps, limit = (self.recipe.ppo.save_steps, self.recipe.ppo.save_total_limit) if name == "ppo" else (50, 1)
+        ppo = self.recipe.ppo
+        save_steps, limit = {"ppo": (ppo.save_steps, ppo.save_total_limit), "evaluate": (1, 1)}.get(name, (50, 1))
         stage = Stage(self.run.stage_dir(name), self.progress, self.recipe.seed + seed_offset, save_steps, limit)
         self.stages[name] = stage
         return stage

@@ -168,9 +168,11 @@ def lines_in(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def wait_for(process: subprocess.Popen, recipe: Recipe, lines: int, stage: str = "ppo") -> None:
-    """Until the stage has logged so many steps."""
-    while lines_in(Path(recipe.output_dir) / stage / "metrics.jsonl") < lines:
+def wait_for(
+    process: subprocess.Popen, recipe: Recipe, lines: int, stage: str = "ppo", log: str = "metrics.jsonl"
+) -> None:
+    """Until the stage has logged so many lines."""
+    while lines_in(Path(recipe.output_dir) / stage / log) < lines:
         assert process.poll() is None, f"ended before line {lines}: {errors_of(recipe).read_text()}"
         time.sleep(0.005)
 
@@ -194,6 +196,11 @@ def test_a_killed_run_resumes_to_the_same_bits(tiny_model_folder, data: Path, tm
     assert not (Path(killed.output_dir) / "ppo" / "DONE.json").exists()
     with pytest.raises(RunError, match="--resume"):
         run(killed)
+    process = start(killed, "--resume")
+    wait_for(process, killed, 10, "evaluate", "completions.jsonl")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (Path(killed.output_dir) / "evaluate" / "DONE.json").exists()
     final = start(killed, "--resume")
     assert final.wait() == 0, errors_of(killed).read_text()
     for stage in ("sft", "reward", "ppo"):

@@ -63,17 +63,20 @@ def test_prompts_of_an_earlier_run_are_remembered(recipe: Recipe, data: Path, tm
     asked = changed(only(recipe, "evaluate"), "evaluate", prompts=str(data / "demos.jsonl"))
     asked = asked.model_copy(update={"output_dir": str(tmp_path / "evaluated")})
     with pytest.raises(DataError, match="evaluation prompts train a model compared here"):
-        pipeline.evaluate_models(asked, {"ppo": str(tmp_path / "later" / "ppo")}, None, [], SilentProgress())
+        pipeline.evaluate_models(asked, {"ppo": str(tmp_path / "later" / "ppo")}, None, [], False, SilentProgress())
 
 
 # -- models side by side ----------------------------------------------------------------------------------------------
 
 
-def evaluate(recipe: Recipe, models: dict[str, Path], judge: Path | None = None) -> tuple[dict[str, Any], str]:
+def evaluate(
+    recipe: Recipe, models: dict[str, Path], judge: Path | None = None, resume: bool = False
+) -> tuple[dict[str, Any], str]:
     said = io.StringIO()
     named = {name: str(folder) for name, folder in models.items()}
+    command = ["whelp", "evaluate"]
     summary = pipeline.evaluate_models(
-        only(recipe, "evaluate"), named, str(judge) if judge else None, ["whelp", "evaluate"], PlainProgress(said)
+        only(recipe, "evaluate"), named, str(judge) if judge else None, command, resume, PlainProgress(said)
     )
     return dict(summary.results["evaluate"]), said.getvalue()
 
@@ -86,6 +89,35 @@ def test_two_models_are_compared(recipe: Recipe, tiny_model_folder) -> None:
     assert result["judge"] is None
     completions = (Path(recipe.output_dir) / "evaluate" / "completions.jsonl").read_text().splitlines()
     assert len(completions) == 2 * 9
+
+
+def test_an_evaluation_goes_on_behind_the_answers_that_it_has(
+    recipe: Recipe, tiny_model_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = changed(recipe, "evaluate", samples=2)
+    models = {"first": tiny_model_folder("llama"), "second": tiny_model_folder("llama", seed=1)}
+    broken = recipe.model_copy(update={"output_dir": str(tmp_path / "broken")})
+    whole, _ = evaluate(recipe, models, models["first"])
+    asked: list[str] = []
+    real = LocalEngine.sample
+
+    def sample(self, model, prompts, params):
+        asked.append(model)
+        if len(asked) == 4:
+            raise KeyboardInterrupt
+        return real(self, model, prompts, params)
+
+    monkeypatch.setattr(LocalEngine, "sample", sample)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(broken, models, models["first"])
+    torn = Path(broken.output_dir) / "evaluate" / "completions.jsonl"
+    torn.write_bytes(torn.read_bytes() + b'{"step": 4, "id": "of a step that was not ended"}\n{"ste')
+    with pytest.raises(RunError, match="--resume"):
+        evaluate(broken, models, models["first"])
+    result, _ = evaluate(broken, models, models["first"], resume=True)
+    assert asked == ["first", "first", "second", "second", "second"]
+    assert result == whole
+    assert torn.read_bytes() == (Path(recipe.output_dir) / "evaluate" / "completions.jsonl").read_bytes()
 
 
 def test_the_prompts_that_are_shown_can_be_the_evaluation(recipe: Recipe, tiny_model_folder) -> None:

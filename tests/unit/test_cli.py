@@ -90,8 +90,8 @@ class FakePipeline(ModuleType):
     def run(self, recipe, argv, resume, progress, allow_code):
         return self._called("run", recipe=recipe, argv=argv, resume=resume, allow_code=allow_code)
 
-    def evaluate_models(self, recipe, models, judge, argv, progress):
-        return self._called("evaluate_models", recipe=recipe, models=models, judge=judge, argv=argv)
+    def evaluate_models(self, recipe, models, judge, argv, resume, progress):
+        return self._called("evaluate_models", recipe=recipe, models=models, judge=judge, argv=argv, resume=resume)
 
     def plan(self, recipe, progress):
         self._called("plan", recipe=recipe)
@@ -277,6 +277,9 @@ class TestStages:
         assert (what, given["judge"]) == ("evaluate_models", "j")
         assert given["models"] == {"ppo": "out/ppo", "first": "out/sft"}
         assert given["recipe"].evaluate.prompts == "p.jsonl"
+        assert given["resume"] is False
+        call("evaluate", "--model", "out/ppo", "--resume")
+        assert pipeline.calls[-1][1]["resume"] is True
 
     def test_models_get_names_that_tell_them_apart(self):
         assert name_models(["a/ppo", "b/ppo/", "org/m", "s"]) == {

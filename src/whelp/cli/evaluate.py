@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from whelp.cli import show
-from whelp.cli.base import LOOK_PANEL, OutputDir, Overrides, StageCommand, recipe_of
+from whelp.cli.base import LOOK_PANEL, OutputDir, Overrides, Resume, StageCommand, recipe_of
 from whelp.errors import ConfigError
 
 Models = Annotated[
@@ -36,6 +36,7 @@ def evaluate(
     prompts: PromptsFile = None,
     output_dir: OutputDir = None,
     judge: JudgeFolder = None,
+    resume: Resume = False,
 ) -> None:
     """Let models answer the same prompts, check the answers and compare. Every completion is written.
 
@@ -49,9 +50,8 @@ def evaluate(
     from whelp import pipeline
     from whelp.progress import make_progress
 
-    show.summary(
-        pipeline.evaluate_models(recipe, named, judge=judge, argv=ctx.obj, progress=make_progress()), "evaluate"
-    )
+    found = pipeline.evaluate_models(recipe, named, judge, argv=ctx.obj, resume=resume, progress=make_progress())
+    show.summary(found, "evaluate")
 
 
 def name_models(given: Sequence[str]) -> dict[str, str]:

@@ -1,0 +1,71 @@
+"""Before and after: every model on the same prompts, judged by checks and by a model that trained nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+from whelp.config import EvaluateConfig
+from whelp.engines.base import Engine, SamplingParams
+from whelp.maths.stats import clustered_bootstrap
+from whelp.runs.files import write_json_atomic
+from whelp.stages.context import Stage, spread
+from whelp.stages.evaluate import findings
+from whelp.stages.evaluate.answers import collect
+from whelp.stages.ppo import render
+from whelp.text.chat import Chat
+from whelp.types import Prompt
+
+KL_PROMPTS = 64
+
+
+def run(
+    engine: Engine,
+    chat: Chat,
+    models: Sequence[str],
+    prompts: Sequence[Prompt],
+    shown: Sequence[Prompt],
+    config: EvaluateConfig,
+    stage: Stage,
+    judge: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Sample every model on `prompts` and on the few that are `shown`; write completions.jsonl and before_after.json.
+
+    `judge` holds the metrics of the engine's model "judge" (see `stages.trust.measure`), None where there is none.
+    """
+    chosen = spread(prompts, config.max_prompts, attrgetter("category"))
+    answers = collect(engine, chat, models, chosen, shown, config, stage, judge is not None)
+    shown_ids = {prompt.id for prompt in shown}
+    held_out = [a for a in answers if a.prompt.id not in shown_ids]
+    suites = findings.by_category(held_out, models)
+    before_after = [findings.row(prompt, answers, suites, models) for prompt in shown]
+    write_json_atomic(stage.folder / "before_after.json", {"models": list(models), "rows": before_after})
+    return {
+        "models": list(models),
+        "n_prompts": len(chosen),
+        "suites": suites,
+        "overall": findings.overall(held_out, models),
+        "differences": findings.differences(held_out, models),
+        "lengths": findings.lengths(held_out, models),
+        "surface": findings.surface(held_out, models),
+        "kl": kl_to_sft(engine, chat, models, chosen, config, stage.seed),
+        "judge": findings.verdict_of_judge(held_out, models, judge),
+    }
+
+
+def kl_to_sft(
+    engine: Engine, chat: Chat, models: Sequence[str], prompts: Sequence[Prompt], config: EvaluateConfig, seed: int
+) -> dict[str, Any]:
+    """KL(model || sft) in nats an answer, from samples of the model; both distributions at `config.temperature`."""
+    found = {}
+    for name in [name for name in findings.LEASHED if name in models and "sft" in models]:
+        params = SamplingParams(1, config.temperature, config.max_new_tokens, ("kl", seed))
+        completions = list(engine.sample(name, spread(prompts, KL_PROMPTS, attrgetter("category")), params))
+        with engine.hold(render(chat, completions)) as held:
+            policy, reference = engine.logprobs(name, held), engine.logprobs("sft", held)
+        per_answer = ((policy.logprobs - reference.logprobs) * policy.is_response).sum(1)
+        found[name] = clustered_bootstrap(per_answer, torch.arange(len(per_answer))).as_dict()
+    return found
