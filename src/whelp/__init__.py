@@ -9,3 +9,7 @@ __version__ = "0.1.0"
 # be set before.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "32")
 os.environ.setdefault("LRU_CACHE_CAPACITY", "32")
+
+# The hub's libraries tell the hub who reads what unless they are asked not to, also when they are loaded.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_UPDATE_DOWNLOAD_COUNTS", "0")

@@ -30,7 +30,7 @@ class Section(BaseModel):
 class SFTConfig(Section):
     """Supervised fine-tuning on ideal answers."""
 
-    train_file: str = Field("builtin:demonstrations", description="demonstrations: a file or builtin:<name>")
+    train_file: str = Field("builtin:demonstrations", description="demonstrations: a file, hub id or builtin:<name>")
     num_train_epochs: PositiveInt = Field(2, description="passes over the demonstrations")
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
     learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")
@@ -50,7 +50,7 @@ class RewardConfig(Section):
     """A Bradley-Terry reward model on ranked answers."""
 
     model: str | None = Field(None, description="start from this model; empty: the SFT model, or the recipe's model")
-    train_file: str = Field("builtin:rankings", description="rankings or pairs: a file or builtin:<name>")
+    train_file: str = Field("builtin:rankings", description="rankings or pairs: a file, hub id or builtin:<name>")
     test_file: str | None = Field(
         None, description="held-out rankings; empty: test_fraction of train_file, split by prompt"
     )
@@ -90,7 +90,7 @@ class RewardConfig(Section):
 class PPOConfig(Section):
     """Proximal policy optimisation on a leash to the SFT model."""
 
-    train_file: str = Field("builtin:prompts", description="prompts: a file or builtin:<name>")
+    train_file: str = Field("builtin:prompts", description="prompts: a file, hub id or builtin:<name>")
     reward: str = Field(
         "model",
         description="model, checker (the prompts' own checks), FILE.py:FUNCTION, or a sum: model + 0.5 * checker",
@@ -188,7 +188,7 @@ class DPOConfig(Section):
 class EvaluateConfig(Section):
     """Before and after, on prompts that trained nothing."""
 
-    prompts: str = Field("builtin:evaluation", description="evaluation prompts: a file or builtin:<name>")
+    prompts: str = Field("builtin:evaluation", description="evaluation prompts: a file, hub id or builtin:<name>")
     max_prompts: PositiveInt | None = Field(None, description="use only so many, evenly over the categories")
     samples: int = Field(0, ge=0, description="samples a prompt, besides the greedy answer")
     temperature: Rate = Field(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from whelp.config import Recipe
 from whelp.rewards.formula import functions, parse
-from whelp.text.formats.lines import BUILTIN, builtins
+from whelp.text.formats.lines import BUILTIN, builtins, is_of_the_hub
 
 ORDER = ("sft", "reward", "ppo", "dpo", "evaluate", "report")
 _DATA_KEYS = {
@@ -173,8 +173,9 @@ def _data_fault(value: str) -> str | None:
     if value.startswith("builtin:"):
         known = [f"{BUILTIN}{name}" for name in builtins()]
         return None if value in known else f"given {value}; expected one of {', '.join(known)}, or a file"
-    if Path(value).is_file():
+    if Path(value).is_file() or is_of_the_hub(value):
         return None
     return (
-        f"there is no file {value!r} (paths are taken from where the command is run); expected a file or builtin:<name>"
+        f"there is no file {value!r} (paths are taken from where the command is run); expected a file, a hub id "
+        "(owner/name) or builtin:<name>"
     )

@@ -500,7 +500,7 @@ class TestFiles:
 
     @pytest.mark.parametrize("reader", READERS)
     def test_other_suffixes(self, tmp_path, reader):
-        with pytest.raises(DataError, match=r"data.txt: data is read from .jsonl, .json, .yaml, .csv files"):
+        with pytest.raises(DataError, match=r"data.txt: data is read from .jsonl, .json, .yaml, .csv, .parquet files"):
             reader(tmp_path / "data.txt")
 
     def test_no_such_file(self, tmp_path):

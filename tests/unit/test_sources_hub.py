@@ -2,64 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import json
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
+from hub_server import serving
 
 from whelp.errors import ModelError
 from whelp.models.loading import load_source
 from whelp.models.sources import resolve
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a download needs."""
-
-    folder: Path
-    asked: list[str]
-
-    def log_message(self, *_):
-        pass
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body: bool) -> None:
-        self.asked.append(self.path)
-        files = {p.name: p.read_bytes() for p in self.folder.iterdir()}
-        commit = "a" * 40
-        prefix = f"/owner/tiny/resolve/{commit}/"
-        if self.path.startswith("/api/models/owner/tiny/tree/"):
-            tree = [{"type": "file", "path": name, "size": len(content), "oid": ""} for name, content in files.items()]
-            self.send(200, json.dumps(tree).encode(), body)
-        elif self.path.startswith("/api/models/owner/tiny/"):
-            listing = {"id": "owner/tiny", "sha": commit, "siblings": [{"rfilename": name} for name in files]}
-            self.send(200, json.dumps(listing).encode(), body)
-        elif self.path.startswith(prefix) and (name := self.path.removeprefix(prefix)) in files:
-            self.send(200, files[name], body, commit)
-        else:
-            self.send(404, b"{}", body, error="RepoNotFound")
-
-    def send(self, status: int, content: bytes, body: bool, commit: str = "", error: str = "") -> None:
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-        if commit:
-            self.send_header("X-Repo-Commit", commit)
-        if error:
-            self.send_header("X-Error-Code", error)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
 
 
 @pytest.fixture
@@ -68,17 +21,8 @@ def hub(llama, tmp_path, monkeypatch):
     shutil.copytree(llama, folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
     (folder / "modeling_evil.py").write_text("raise SystemExit")
-    handler = type("ThisHub", (Hub,), {"folder": folder, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-    monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-    yield handler
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(folder, "models", tmp_path / "cache", monkeypatch) as handler:
+        yield handler
 
 
 def resolve_elsewhere(name: str) -> str:

@@ -17,7 +17,8 @@ Models = Annotated[
     typer.Option("--model", metavar="MODEL", help="A folder, hub id or alias, or NAME=MODEL. Repeat to compare."),
 ]
 PromptsFile = Annotated[
-    str | None, typer.Option("--prompts", metavar="FILE", help="jsonl or json, or builtin:<name>.", show_default=False)
+    str | None,
+    typer.Option("--prompts", metavar="FILE", help="A data file, a hub id or builtin:<name>.", show_default=False),
 ]
 JudgeFolder = Annotated[
     str | None,

@@ -11,7 +11,7 @@ from whelp.cli.base import PREPARE_PANEL, ModelSource, Overrides, RecipeName, re
 from whelp.errors import ConfigError
 
 DataFiles = Annotated[
-    list[str], typer.Option("--data", metavar="FILE", help="Your data, jsonl or json. Repeat for more.")
+    list[str], typer.Option("--data", metavar="FILE", help="Your data: a file or a hub id. Repeat for more.")
 ]
 RecipeFile = Annotated[Path, typer.Option("--output", metavar="FILE", help="The recipe to write.")]
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 TrainFile = Annotated[
     str | None,
     typer.Option(
-        "--train_file", metavar="FILE", help="jsonl, json, yaml or csv, or builtin:<name>.", show_default=False
+        "--train_file",
+        metavar="FILE",
+        help="jsonl, json, yaml, csv or parquet; a hub id; builtin:<name>.",
+        show_default=False,
     ),
 ]
 HeldOutFile = Annotated[

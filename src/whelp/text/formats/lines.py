@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from whelp.errors import DataError
+from whelp.text.formats.tables import HUB_ID, hub_records, parquet_records
 
-SUFFIXES = (".jsonl", ".json", ".yaml", ".csv")
+SUFFIXES = (".jsonl", ".json", ".yaml", ".csv", ".parquet")
 BUILTIN = "builtin:"
 CSV_NUMBERS = ("probability", "margin", "weight")
 
@@ -39,12 +40,28 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """Read a .jsonl, .json, .yaml or .csv file, or the packaged file that `builtin:<name>` names. Raises DataError."""
+    """Read a .jsonl, .json, .yaml, .csv or .parquet file, the packaged file that `builtin:<name>` names, or where there is no
+    such file a data set of the hub. Raises DataError."""
     name = str(path)
+    if is_of_the_hub(name):
+        records = list(hub_records(name))
+        written = json.dumps(records, sort_keys=True, default=str).encode()
+        return Source(name, hashlib.sha256(written).hexdigest(), _numbered(records))
     suffix, content = _builtin(name.removeprefix(BUILTIN)) if name.startswith(BUILTIN) else _file(Path(path))
+    if suffix == ".parquet":
+        return Source(name, hashlib.sha256(content).hexdigest(), _numbered(parquet_records(name, content)))
     text = _decode(name, content)
     rows = {".jsonl": _line_rows, ".json": _list_rows, ".yaml": _yaml_rows, ".csv": _csv_rows}[suffix](name, text)
     return Source(name, hashlib.sha256(content).hexdigest(), tuple(rows))
+
+
+def is_of_the_hub(name: str) -> bool:
+    """Whether this is written as a data set of the hub is, and no file of that name is here."""
+    return HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in SUFFIXES and not Path(name).exists()
+
+
+def _numbered(records: Sequence[Any]) -> tuple[Row, ...]:
+    return tuple(Row(line, record) for line, record in enumerate(records, start=1))
 
 
 def builtins() -> dict[str, Traversable]:
