@@ -30,8 +30,8 @@ from whelp.maths.policy import ValueLoss, ValueTargets
 from whelp.models.loading import load_tokenizer
 from whelp.recipes import load_recipe
 from whelp.rewards.rules import CheckerReward
-from whelp.stages.ppo import batch_of_prompts, explained_variance, minibatches, render, sample
-from whelp.text.chat import Chat
+from whelp.stages.ppo import batch_of_prompts, explained_variance, minibatches, sample
+from whelp.text.chat import Chat, sampled
 from whelp.text.formats import read_prompts
 from whelp.types import Completion
 
@@ -49,7 +49,7 @@ class Batch:
 def batch(engine: LocalEngine, config: PPOConfig, step: int, seed: int, stack: ExitStack) -> Batch:
     prompts, copies = batch_of_prompts(read_prompts(config.train_file).records, config.batch_size, step, seed)
     completions = sample(engine, prompts, copies, config, (seed, step))
-    held = stack.enter_context(engine.hold(render(engine.chat, completions)))
+    held = stack.enter_context(engine.hold(sampled(engine.chat, completions)))
     _, _, is_response = response_index(held.sequences.is_response)
     return Batch(completions, held, CheckerReward()(completions, held), is_response)
 

@@ -30,6 +30,7 @@ from whelp.runs.metrics import MetricsLog
 from whelp.scorers import scorer, where_trusted
 from whelp.stages import ppo
 from whelp.stages.context import spread
+from whelp.text.chat import sampled
 from whelp.workplace import Workplace
 
 ASSISTANT: Experiment = EXPERIMENTS[0]
@@ -76,7 +77,7 @@ def best_of_n(seed: int, settings: list[str]) -> Points:
     reward = scorer(place, engine)
     prompts = spread(where_trusted(place, place.prompts.records), PROMPTS, lambda prompt: prompt.category)
     completions = ppo.sample(engine, prompts, ANSWERS, recipe.ppo, ("best-of-n", seed))
-    with engine.hold(ppo.render(engine.chat, completions)) as held:
+    with engine.hold(sampled(engine.chat, completions)) as held:
         scores = ppo.score(engine, completions, held, reward, recipe.ppo, RunningMoments()).scores
     groups = scores.reshape(len(prompts), ANSWERS)
     sizes = [2**k for k in range(int(math.log2(ANSWERS)) + 1)]

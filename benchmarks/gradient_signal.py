@@ -27,6 +27,7 @@ from whelp.runs.manifest import Run
 from whelp.scorers import scorer, where_trusted
 from whelp.stages import ppo
 from whelp.stages.context import shuffled, spread
+from whelp.text.chat import sampled
 from whelp.types import Completion
 from whelp.workplace import Workplace
 
@@ -46,7 +47,7 @@ def gradient(engine: LocalEngine, completions: Sequence[Completion], advantages:
     weights.clip = note
     for start in range(0, len(completions), PROMPTS_A_PIECE * ANSWERS):
         rows = slice(start, start + PROMPTS_A_PIECE * ANSWERS)
-        with engine.hold(ppo.render(engine.chat, completions[rows])) as held:
+        with engine.hold(sampled(engine.chat, completions[rows])) as held:
             old = engine.logprobs("policy", held)
             targets = PPOTargets(old.logprobs, old.is_response * advantages[rows, None], old.is_response)
             engine.update([Term("policy", held, targets, PPOLoss())], {"policy": 0.0})
@@ -67,7 +68,7 @@ def main() -> None:
     reward = scorer(place, engine)
     prompts = spread(where_trusted(place, place.prompts.records), options.prompts, lambda prompt: prompt.category)
     completions = ppo.sample(engine, prompts, ANSWERS, recipe.ppo, ("signal", options.seed))
-    with engine.hold(ppo.render(engine.chat, completions)) as held:
+    with engine.hold(sampled(engine.chat, completions)) as held:
         is_finished = torch.tensor([completion.is_finished for completion in completions])
         scores = missing_eos(reward(completions, held), is_finished, recipe.ppo.missing_eos_penalty)
     within = scores.reshape(-1, ANSWERS).var(1).mean().sqrt()

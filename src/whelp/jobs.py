@@ -21,8 +21,8 @@ from whelp.rewards.formula import functions
 from whelp.runs.files import as_run_error, read_json, sha256_file
 from whelp.runs.manifest import Run, fingerprint_parts
 from whelp.scorers import critic, members_in, scorer, where_trusted
-from whelp.splits import has_judge, refuse_trained, split_demonstrations
-from whelp.stages import controls, dpo, evaluate, ppo, reward, sft
+from whelp.splits import has_judge, held_out_fraction, refuse_trained, split_demonstrations
+from whelp.stages import controls, dpo, evaluate, on_policy, ppo, reward, sft
 from whelp.stages.context import spread
 from whelp.text.formats import Loaded, read_prompts
 from whelp.types import Ranking
@@ -228,6 +228,8 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
         engine.add("value", critic(place, engine, ppo_optimizer(config)))
     demonstrations = place.demonstrations.records if config.ptx_coef else ()
     prompts = where_trusted(place, place.prompts.records)
+    if line := on_policy.told(result["on_policy"]):
+        place.progress.say(line)
     result = ppo.train(engine, engine.chat, prompts, score, config, place.stage("ppo"), demonstrations)
     export(place, engine, "policy", "ppo")
     return result

@@ -19,7 +19,7 @@ from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.maths.shaping import RunningMoments
 from whelp.stages import ppo
-from whelp.text.chat import Chat
+from whelp.text.chat import Chat, sampled
 from whelp.types import Completion, Message, Prompt
 
 PROMPTS = [
@@ -63,7 +63,7 @@ def first_iteration(engine: LocalEngine, chat: Chat) -> tuple[list[Completion], 
         return clip()
 
     weights.clip = note
-    with engine.hold(ppo.render(chat, completions)) as held:
+    with engine.hold(sampled(chat, completions)) as held:
         rollout = ppo.score(engine, completions, held, reward, CONFIG, RunningMoments())
         metrics = ppo.learn(engine, rollout, CONFIG.kl_coef, CONFIG, step=1, iterations=2, seed=0)
     return completions, metrics, found

@@ -156,7 +156,8 @@ def write_ppo(run: Path) -> None:
     put_lines(run / "ppo/metrics.jsonl", log)
     sample = {"prompt": "Why is the sea salty?", "completion": "Rivers carry salt to it.", "score": 1.1, "kl": 2.0}
     put_lines(run / "ppo/samples.jsonl", [{"step": i, **sample} for i in range(8)])
-    put(run / "ppo/metrics.json", {"first": log[0], "last": log[-1]})
+    own = [{"step": step, "pairs": 90, "accuracy": rate(mean, 90)} for step, mean in ((20, 0.64), (40, 0.53))]
+    put(run / "ppo/metrics.json", {"first": log[0], "last": log[-1], "on_policy": own})
 
 
 def write_evaluation(run: Path) -> None:

@@ -172,6 +172,8 @@ class RunData:
     reward: Preferences | None
     judge: Preferences | None
     rollouts: tuple[Rollout, ...]
+    own_answers: tuple[tuple[int | None, Interval], ...]
+    """(iteration, accuracy since the one before) of PPO's reward on pairs of the policy's own answers"""
     evaluation: Evaluation | None
     before_after: tuple[BeforeAfterRow, ...]
     completions: tuple[Completed, ...]
@@ -202,6 +204,9 @@ def collect(run_dir: Path) -> RunData:
         reward=_preferences(stages["reward"].result),
         judge=_preferences(stages["judge"].result),
         rollouts=tuple(_rollout(line) for line in artifacts.lines("ppo/samples.jsonl")),
+        own_answers=tuple(
+            (whole(table(one).get("step")), _accuracy(one)) for one in rows(stages["ppo"].result.get("on_policy"))
+        ),
         evaluation=_evaluation(evaluated) if evaluated else None,
         before_after=_before_after(artifacts),
         completions=tuple(_completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),

@@ -162,6 +162,7 @@ def _forests(data: RunData) -> dict[str, Markup]:
         "reward-curve": plots.forest(
             "reward-curve", _curve(data.reward), "Accuracy by the number of training prompts", 0.5
         ),
+        "ppo-own-answers": plots.forest("ppo-own-answers", _own_answers(data), "Accuracy on the policy's answers", 0.5),
         "reward-reliability": _reliability("reward-reliability", data.reward),
         "judge-reliability": _reliability("judge-reliability", data.judge),
     }
@@ -194,6 +195,12 @@ def _pairs(preferences: Preferences | None) -> list[tuple[str, list[tuple[str, I
 def _curve(found: Preferences | None) -> list[tuple[str, list[tuple[str, Interval]]]]:
     points = found.learning_curve if found else []
     return [(f"{words.decimal(prompts)} prompts", [("sft", rate)]) for prompts, rate in points]
+
+
+def _own_answers(data: RunData) -> list[tuple[str, list[tuple[str, Interval]]]]:
+    windows = [(f"up to iteration {words.decimal(step)}", [("rlhf", rate)]) for step, rate in data.own_answers]
+    held_out = data.reward.accuracy if data.reward else Interval()
+    return [("held-out rankings", [("sft", held_out)]), *windows] if windows else []
 
 
 def _pipeline(data: RunData) -> list[Box]:

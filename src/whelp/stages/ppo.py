@@ -19,10 +19,11 @@ from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, sha
 from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
 from whelp.monitors.surface import repetition
 from whelp.rewards.base import Reward
-from whelp.stages import sft
+from whelp.runs.metrics import MetricsLog
+from whelp.stages import on_policy, sft
 from whelp.stages.context import Stage, shuffled, warmup_then_linear
-from whelp.text.chat import Chat, sequences
-from whelp.types import Completion, Demonstration, Prompt, Sequences
+from whelp.text.chat import Chat, sampled
+from whelp.types import Completion, Demonstration, Prompt
 
 SAMPLES_LOGGED = 4
 
@@ -74,6 +75,8 @@ def train(
         )
     leash = _leash(config)
     start, state = stage.resume(engine)
+    own_answers = MetricsLog(stage.folder, on_policy.FILE)
+    own_answers.truncate_after(start)
     leash.kl_coef = state.get("kl_coef", leash.kl_coef)
     moments = RunningMoments(**state.get("moments", {}))
     with ExitStack() as stack:
@@ -84,18 +87,27 @@ def train(
         for step in range(start + 1, iterations + 1):
             batch, copies = batch_of_prompts(prompts, config.batch_size, step, stage.seed, config.num_generations)
             completions = sample(engine, batch, copies, config, (stage.seed, step))
-            with engine.hold(render(chat, completions)) as held, stage.step(step, [p.id for p in batch]):
+            with engine.hold(sampled(chat, completions)) as held, stage.step(step, [p.id for p in batch]):
                 rollout = score(engine, completions, held, reward, config, moments)
                 metrics = learn(engine, rollout, leash.kl_coef, config, step, iterations, stage.seed, ptx)
             leash.update(metrics["objective/kl"], len(completions))
             stage.log.append(step, episode=step * config.batch_size, **metrics)
             _log_samples(stage, step, rollout)
+            if "checker" not in config.rewards:
+                for row in on_policy.order(completions, rollout.scores):
+                    own_answers.append(step, **row)
             stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef, moments=asdict(moments))
             bar.advance(
                 1, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=metrics["response_length"]
             )
     lines = stage.log.read(stage.log.path)
-    return {"iterations": iterations, "episodes": iterations * config.batch_size, "first": lines[0], "last": lines[-1]}
+    return {
+        "iterations": iterations,
+        "episodes": iterations * config.batch_size,
+        "first": lines[0],
+        "last": lines[-1],
+        "on_policy": on_policy.by_checkpoint(own_answers.read(own_answers.path), config.save_steps, iterations),
+    }
 
 
 def learn(
@@ -155,11 +167,6 @@ def sample(
     params = SamplingParams(copies, config.temperature, config.response_length, ("ppo", *key))
     order = {prompt.id: i for i, prompt in enumerate(prompts)}
     return sorted(engine.sample("policy", prompts, params), key=lambda c: (order[c.prompt.id], c.sample))
-
-
-def render(chat: Chat, completions: Sequence[Completion]) -> Sequences:
-    """The very tokens that were sampled, behind their prompts."""
-    return sequences([chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
 
 
 def score(

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from whelp.errors import ConfigError, DataError, ModelError
-from whelp.types import Demonstration, Message, Prompt, Sequences
+from whelp.types import Completion, Demonstration, Message, Prompt, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +54,11 @@ class Rendered:
 def sequences(rendered: Sequence[Rendered], group: Sequence[int] = ()) -> Sequences:
     """Rendered conversations as the engine takes them; `group` joins the completions of one prompt."""
     return Sequences([r.tokens for r in rendered], [r.is_response for r in rendered], group)
+
+
+def sampled(chat: Chat, completions: Sequence[Completion]) -> Sequences:
+    """The very tokens that were sampled, behind their prompts."""
+    return sequences([chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,7 @@ from whelp.runs.files import write_json_atomic
 from whelp.stages.context import Stage, spread
 from whelp.stages.evaluate import findings
 from whelp.stages.evaluate.answers import collect
-from whelp.stages.ppo import render
-from whelp.text.chat import Chat
+from whelp.text.chat import Chat, sampled
 from whelp.types import Prompt
 
 KL_PROMPTS = 64
@@ -64,7 +63,7 @@ def kl_to_sft(
     for name in [name for name in findings.LEASHED if name in models and "sft" in models]:
         params = SamplingParams(1, config.temperature, config.max_new_tokens, ("kl", seed))
         completions = list(engine.sample(name, spread(prompts, KL_PROMPTS, attrgetter("category")), params))
-        with engine.hold(render(chat, completions)) as held:
+        with engine.hold(sampled(chat, completions)) as held:
             policy, reference = engine.logprobs(name, held), engine.logprobs("sft", held)
         per_answer = ((policy.logprobs - reference.logprobs) * policy.is_response).sum(1)
         found[name] = clustered_bootstrap(per_answer, torch.arange(len(per_answer))).as_dict()

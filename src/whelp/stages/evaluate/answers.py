@@ -11,8 +11,7 @@ from whelp.config import EvaluateConfig
 from whelp.engines.base import Engine, SamplingParams
 from whelp.runs.metrics import MetricsLog
 from whelp.stages.context import Stage
-from whelp.stages.ppo import render
-from whelp.text.chat import Chat
+from whelp.text.chat import Chat, sampled
 from whelp.types import Prompt
 
 FILE = "completions.jsonl"
@@ -108,7 +107,7 @@ def answer(
     completions = sorted(engine.sample(model, prompts, params), key=lambda c: (order[c.prompt.id], c.sample))
     scores: Iterable[float | None] = [None] * len(completions)
     if has_judge:
-        with engine.hold(render(chat, completions)) as held:
+        with engine.hold(sampled(chat, completions)) as held:
             scores = engine.rewards("judge", held).mean(0).tolist()
     return [
         Answer(
