@@ -102,6 +102,10 @@ class PPOConfig(Section):
     uncertainty_coef: float = Field(
         0.5, ge=0, description="price of the variance where reward_aggregation is uncertainty"
     )
+    shaping: Literal["none", "preference"] = Field(
+        "none",
+        description="preference: of the model's score its sigmoid against an answer of the SFT model, so that it levels off",
+    )
     only_where_trusted: bool = Field(
         True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
     )

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from whelp.engines.base import ModelSpec, OptimizerSpec
+from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import ModelError, TrainingError
 from whelp.maths.shaping import aggregate
 from whelp.models.loading import has_vocabulary
 from whelp.rewards.base import Reward
-from whelp.rewards.compose import WeightedSum, load_function
+from whelp.rewards.compose import AgainstReference, WeightedSum, load_function
 from whelp.rewards.model import ModelReward, TextReward
 from whelp.rewards.rules import CheckerReward
 from whelp.runs.files import read_json
@@ -62,12 +62,16 @@ def _model(place: Workplace, engine: LocalEngine) -> Reward:
         )
     ppo = place.recipe.ppo
     join = partial(aggregate, how=ppo.reward_aggregation, uncertainty_coef=ppo.uncertainty_coef)
-    if shares_tokens:
-        return ModelReward(engine, "reward", shift, join)
-    place.progress.say(
-        f"{folder} has another tokenizer than the policy: it reads the answers' text, by its own template"
-    )
-    return TextReward(home, home.chat, "reward", shift, join)
+    reward: Reward = ModelReward(engine, "reward", shift, join)
+    if not shares_tokens:
+        place.progress.say(
+            f"{folder} has another tokenizer than the policy: it reads the answers' text, by its own template"
+        )
+        reward = TextReward(home, home.chat, "reward", shift, join)
+    if ppo.shaping == "none":
+        return reward
+    params = SamplingParams(1, ppo.temperature, ppo.response_length, ("reference", place.recipe.seed))
+    return AgainstReference(reward, getattr(config, "reward_gain", 1.0), engine, engine.chat, params)
 
 
 def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:

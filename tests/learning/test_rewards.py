@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from pipeline_helpers import changed, run
+from pipeline_helpers import WORDS, changed, run, write_jsonl
 from safetensors.torch import load_file
 from test_stages_alone import only
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
 from whelp import pipeline
 from whelp.config import Recipe
@@ -62,6 +62,38 @@ def test_a_sum_adds_what_its_parts_say(recipe: Recipe, tmp_path: Path) -> None:
         pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
         found.append(scores(asked)[0])
     assert found[2] == pytest.approx(found[0] - 0.5 * found[1], abs=1e-4)
+
+
+@pytest.mark.parametrize(("sign", "accuracy"), [(1, 1.0), (-1, 0.0)])
+def test_the_reward_is_held_against_the_checks_of_the_policys_own_answers(
+    recipe: Recipe, tmp_path: Path, sign: int, accuracy: float
+) -> None:
+    """The reward is what the check says, or its contrary."""
+    file, prompts = tmp_path / "mine.py", tmp_path / "prompts.jsonl"
+    file.write_text(
+        "from whelp.checkers import passes\n\ndef f(completions):\n"
+        f"    return [{sign} * float(passes(c.prompt.check, c.text, c.is_finished)) for c in completions]\n"
+    )
+    check = {"kind": "length", "any": [*"abcdefghijklmnopqrstuvwxyz"], "max_words": 2}
+    write_jsonl(prompts, [{"prompt": f"talk of {w}", "check": check} for w in WORDS])
+    asked = ppo_of(recipe, f"{file}:f", train_file=str(prompts), total_episodes=32)
+    summary = pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
+    found = summary.results["ppo"]["on_policy"]
+    assert [one["step"] for one in found] == [2, 4], "as often as a checkpoint is due"
+    assert [one["accuracy"]["mean"] for one in found] == [accuracy, accuracy]
+
+
+def test_a_preference_over_the_reference_levels_off(recipe: Recipe) -> None:
+    run(only(recipe, "reward"))
+    found = []
+    for shaping in ("none", "preference"):
+        asked = ppo_of(recipe, "model", shaping=shaping, total_episodes=8)
+        run(asked)
+        found.append(logged(asked)[0])
+    gain = AutoConfig.from_pretrained(Path(recipe.output_dir) / "reward").reward_gain
+    assert abs(found[1]["objective/scores"]) < 2 * gain
+    assert found[1]["objective/scores"] != found[0]["objective/scores"]
+    assert 0 < found[1]["objective/scores_std"] < 2 * gain
 
 
 def test_normalized_scores_have_mean_0_and_spread_1(recipe: Recipe, tmp_path: Path) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from whelp.engines.base import SamplingParams
 from whelp.errors import ConfigError, DataError
 from whelp.maths.shaping import aggregate
 from whelp.recipes import load_recipe
-from whelp.rewards.compose import FunctionReward, WeightedSum, load_function
+from whelp.rewards.compose import AgainstReference, FunctionReward, WeightedSum, load_function
 from whelp.rewards.formula import functions, parse
 from whelp.rewards.model import ModelReward
-from whelp.types import Completion, Message, Prompt
+from whelp.text.chat import Chat
+from whelp.types import Completion, Message, Prompt, Sequences
 
 PROMPT = Prompt("p", (Message("user", "go"),))
 
@@ -42,6 +47,43 @@ def test_members_are_joined_from_zeros_of_their_own(how: str, expected: list[flo
     join = partial(aggregate, how=how, uncertainty_coef=0.1)
     reward = ModelReward(engine, "reward", torch.tensor([10.0, 0.0]), join)
     assert reward(completions("a", "b"), None).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+class ReferenceSampler:
+    """An engine whose reference gives each prompt one answer, and which holds what it is given."""
+
+    def __init__(self, answers: dict[str, Completion]):
+        self.answers = answers
+        self.asked: list[list[str]] = []
+
+    def sample(self, model: str, prompts: list[Prompt], params: SamplingParams) -> Iterator[Completion]:
+        assert (model, params.n) == ("reference", 1)
+        self.asked.append([prompt.id for prompt in prompts])
+        yield from (self.answers[prompt.id] for prompt in reversed(prompts))  # in the order in which they finish
+
+    @contextmanager
+    def hold(self, sequences: Sequences) -> Iterator[Sequences]:
+        yield sequences
+
+
+def test_an_answer_is_held_against_the_references_to_its_prompt(chat: Chat) -> None:
+    prompts = [Prompt(id, (Message("user", id),)) for id in "ab"]
+    references = {p.id: Completion(p, "", tuple(range(5, 8 + i)), (0.0,), True) for i, p in enumerate(prompts)}
+    answers = [Completion(prompts[i % 2], "", (5,) * (1 + i), (0.0,), True, i // 2) for i in range(4)]
+    worth = {3: 2.0, 4: -1.0, 1: 2.0, 2: 5.0}  # by how many tokens
+
+    def by_length(completions: list[Completion], held: Sequences) -> torch.Tensor:
+        assert held is None or held.response_lengths == [len(c.tokens) for c in completions]
+        return torch.tensor([worth[len(c.tokens)] for c in completions])
+
+    engine = ReferenceSampler(references)
+    reward = AgainstReference(by_length, 0.8, engine, chat, SamplingParams())  # type: ignore[arg-type]
+    found = reward(answers, None)  # type: ignore[arg-type]
+    assert engine.asked == [["a", "b"]], "each prompt once"
+    ahead = [2.0 - 2.0, 5.0 + 1.0, 2.0 - 2.0, -1.0 + 1.0]
+    expected = [0.8 * (4 / (1 + math.exp(-gap / 0.8)) - 2) for gap in ahead]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    assert found[0] == found[2] == found[3] == 0
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from maths_helpers import NAN, prefix_mask, randn
 from whelp.maths.advantage import beside_group, gae, grpo, rloo
 from whelp.maths.masked import last_true, masked_mean, masked_sum, masked_whiten
 from whelp.maths.policy import shaped_rewards
-from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, aggregate, clip_scores, missing_eos
+from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, aggregate, clip_scores, missing_eos, preference
 
 
 def test_shapes_are_checked_while_tests_run():
@@ -248,3 +248,12 @@ def test_what_a_prompt_is_worth_does_not_matter_where_it_has_several_answers():
     scores = rewards + worth * last_true(mask)
     plain, moved = (beside_group(gae(r, values, mask, 1.0, 1.0)[0], mask, group) for r in (rewards, scores))
     torch.testing.assert_close(moved, plain, atol=1e-5, rtol=1e-5)
+
+
+def test_a_preference_is_a_score_that_levels_off() -> None:
+    ahead = torch.linspace(-30, 30, 241, dtype=torch.float64)
+    found = preference(ahead, gain=0.7)
+    torch.testing.assert_close(
+        found, 1.4 * torch.tanh(ahead / 1.4), rtol=0, atol=1e-12
+    )  # the same curve, otherwise written
+    assert float(preference(torch.tensor([1e-3], dtype=torch.float64), 0.7)) == pytest.approx(1e-3, rel=1e-5), "slope 1"

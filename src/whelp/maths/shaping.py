@@ -43,6 +43,13 @@ def missing_eos(
     return scores if penalty is None else torch.where(is_finished, scores, scores - penalty)
 
 
+def preference(ahead: Float[Tensor, "B"], gain: float) -> Float[Tensor, "B"]:
+    """How often people would prefer an answer whose score lies `ahead` of a reference's (preference as reward, Fu et al. 2025,
+    eq. 6), brought to the score's own unit: 4 * gain * (sigmoid(ahead / gain) - 1/2). It has slope 1 where the two are equal
+    and ends at +-2 * gain, so that nothing is won by a score beyond belief. `gain` is what made scores of the raw logits."""
+    return 4.0 * gain * (torch.sigmoid(ahead / gain) - 0.5)
+
+
 @dataclass(slots=True)
 class FixedKL:
     """A leash of constant strength."""

@@ -12,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whelp.engines.base import Held
+from whelp.engines.base import Engine, Held, SamplingParams
 from whelp.errors import DataError
+from whelp.maths.shaping import preference
 from whelp.rewards.base import Reward
+from whelp.text.chat import Chat, sampled
 from whelp.types import Completion
 
 Scorer = Callable[[Sequence[Completion]], Sequence[float]]
@@ -28,6 +30,27 @@ class WeightedSum:
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
         return torch.stack([weight * reward(completions, held) for weight, reward in self.parts]).sum(0)
+
+
+@dataclass(frozen=True, slots=True)
+class AgainstReference:
+    """`preference` of an answer over one that the engine's model "reference" gives to the same prompt: the same answer every
+    time that the prompt comes up."""
+
+    reward: Reward
+    gain: float
+    engine: Engine
+    chat: Chat
+    params: SamplingParams
+
+    def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
+        prompts = {c.prompt.id: c.prompt for c in completions}
+        references = list(self.engine.sample("reference", list(prompts.values()), self.params))
+        with self.engine.hold(sampled(self.chat, references)) as own:
+            scores = self.reward(references, own)
+        to_beat = {c.prompt.id: score for c, score in zip(references, scores, strict=True)}
+        ahead = self.reward(completions, held) - torch.stack([to_beat[c.prompt.id] for c in completions])
+        return preference(ahead, self.gain)
 
 
 @dataclass(frozen=True, slots=True)
