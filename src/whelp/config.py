@@ -200,7 +200,10 @@ class EvaluateConfig(Section):
         description="temperature of the samples and of the KL to the SFT model; as ppo.temperature: what PPO trained",
     )
     max_new_tokens: PositiveInt = Field(96, description="longest answer in tokens")
-    judge: bool = Field(True, description="train a judge on the half of the rankings that the reward model never saw")
+    judge: bool = Field(True, description="train a judge on rankings that the reward model never saw")
+    judge_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="share of the rankings' prompts that the judge learns from; the reward model has the rest"
+    )
 
 
 class Recipe(Section):

@@ -198,11 +198,11 @@ def _dpo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     """As a reward model, but every answer's words are scored by the policy and its reference."""
     records = place.rankings.loaded.records
     tokens = _ranked_tokens(records)
-    half, response = 0.5 if has_judge(recipe) else 1.0, 0.7 * tokens
+    share, response = len(place.rankings.train) / len(records), 0.7 * tokens
     scoring = (2 * size.trunk + 2 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
-    steps = max(1, -(-int(half * len(records)) // recipe.dpo.per_step_batch_size) * recipe.dpo.num_train_epochs)
+    steps = max(1, -(-int(share * len(records)) // recipe.dpo.per_step_batch_size) * recipe.dpo.num_train_epochs)
     epochs = recipe.dpo.num_train_epochs * min(1.0, (recipe.dpo.max_steps or steps) / steps)
-    return scoring / speed.forward + half * _train(size, speed, tokens, response, epochs), tokens
+    return scoring / speed.forward + share * _train(size, speed, tokens, response, epochs), tokens
 
 
 def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:

@@ -32,7 +32,7 @@ JUDGE_SEED = 1_000
 JUDGE_EPOCHS = 2
 """Times the reward model's: the judge starts from the raw model, which prefers that harm is helped."""
 MEASURED_PROMPTS = 300
-"""Of the half that a reward model never saw: scoring all of it would take as long as the training."""
+"""Of those that a reward model never saw: scoring all of it would take as long as the training."""
 BRIEF = "builtin:brief"
 
 
@@ -105,8 +105,7 @@ def rankings_inputs(place: Workplace) -> dict[str, Input]:
     if split.test is not None:
         inputs["test_rankings"] = data_input(split.test)
     else:
-        held_out = "half" if has_judge(place.recipe) else f"{place.recipe.reward.test_fraction:g}"
-        inputs["split"] = Input(split.loaded.path, f"{held_out} of the prompts held out")
+        inputs["split"] = Input(split.loaded.path, f"{held_out_fraction(place.recipe):g} of the prompts held out")
     return inputs
 
 
@@ -139,7 +138,7 @@ def judge_settings(place: Workplace) -> dict[str, Any]:
 
 
 def judge_inputs(place: Workplace) -> dict[str, Input]:
-    return {"model": place.model_input(place.base), "rankings": data_input(place.rankings.loaded)}
+    return {"model": place.model_input(place.base)} | rankings_inputs(place)
 
 
 def judge_work(place: Workplace) -> dict[str, Any]:
@@ -228,9 +227,9 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
         engine.add("value", critic(place, engine, ppo_optimizer(config)))
     demonstrations = place.demonstrations.records if config.ptx_coef else ()
     prompts = where_trusted(place, place.prompts.records)
+    result = ppo.train(engine, engine.chat, prompts, score, config, place.stage("ppo"), demonstrations)
     if line := on_policy.told(result["on_policy"]):
         place.progress.say(line)
-    result = ppo.train(engine, engine.chat, prompts, score, config, place.stage("ppo"), demonstrations)
     export(place, engine, "policy", "ppo")
     return result
 
@@ -343,7 +342,7 @@ def parts_of(job: Job, place: Workplace) -> tuple[dict[str, Any], dict[str, Inpu
 JOBS = {
     "sft": Job("sft", settings("sft"), sft_inputs, sft_work, "supervised fine-tuning on ideal answers"),
     "reward": Job("reward", reward_settings, reward_inputs, reward_work, "reward model on ranked answers"),
-    "judge": Job("judge", judge_settings, judge_inputs, judge_work, "judge on the other half of the rankings"),
+    "judge": Job("judge", judge_settings, judge_inputs, judge_work, "judge on the other rankings"),
     "ppo": Job("ppo", settings("ppo"), ppo_inputs, ppo_work, "PPO on a leash to the SFT model"),
     "dpo": Job("dpo", settings("dpo"), dpo_inputs, dpo_work, "direct preference optimisation on ranked answers"),
     "evaluate": Job("evaluate", settings("evaluate"), evaluate_inputs, evaluate_work, "before and after"),

@@ -43,8 +43,13 @@ def has_judge(recipe: Recipe) -> bool:
     return bool(learns) and recipe.evaluate.judge and recipe.reward.test_file is None
 
 
+def held_out_fraction(recipe: Recipe) -> float:
+    """Share of the rankings' prompts that the reward model or DPO does not learn from, where there is no test file."""
+    return recipe.evaluate.judge_fraction if has_judge(recipe) else recipe.reward.test_fraction
+
+
 def split_rankings(recipe: Recipe) -> RankingSplit:
-    """Halves by prompt where a judge is to be trained, a test fraction by prompt otherwise, or the user's own test file.
+    """By prompt: the judge's share where one is to be trained, a test fraction otherwise, or the user's own test file.
 
     Raises `DataError` where a prompt of the test file stands in the training file too.
     """
@@ -54,12 +59,14 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
         test = read_rankings(config.test_file)
         refuse_overlap(config.train_file, loaded.records, config.test_file, test.records)
         return RankingSplit(loaded, test, loaded.records, test.records)
-    fraction = 0.5 if has_judge(recipe) else 1 - config.test_fraction
-    train, held_out = split_by_hash(loaded.records, lambda r: r.prompt.messages, fraction, "rankings")
+    train, held_out = split_by_hash(
+        loaded.records, lambda r: r.prompt.messages, 1 - held_out_fraction(recipe), "rankings"
+    )
     if not train or not held_out:
         raise DataError(
             f"{config.train_file} holds {len(loaded.records)} rankings, of which {len(train)} would train and {len(held_out)} be "
-            "held out by prompt; expected some of both. Give more, another reward.test_fraction, or a reward.test_file."
+            "held out by prompt; expected some of both. Give more, another reward.test_fraction or evaluate.judge_fraction, or a "
+            "reward.test_file."
         )
     return RankingSplit(loaded, None, train, held_out)
 

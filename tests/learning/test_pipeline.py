@@ -113,6 +113,18 @@ def test_the_judge_starts_raw_and_learns_twice_as_long(recipe: Recipe) -> None:
     assert manifest["inputs"]["judge"]["model"]["path"] == recipe.model
 
 
+def test_the_judge_has_its_share_of_the_rankings_and_the_reward_model_the_rest(recipe: Recipe) -> None:
+    recipe = recipe.model_copy(update={"stages": ("reward", "evaluate")})
+    share = {}
+    for fraction in (0.3, 0.7):
+        summary = run(changed(recipe, "evaluate", judge_fraction=fraction))
+        assert {states(summary)[name] for name in ("reward", "judge")} == {"ran"}
+        learned = [summary.results[name]["train_prompts"] for name in ("reward", "judge")]
+        assert sum(learned) == 36
+        share[fraction] = learned[1] / 36
+    assert share[0.3] < 0.5 < share[0.7]
+
+
 def test_nothing_is_run_twice_and_a_change_runs_what_it_touches(recipe: Recipe) -> None:
     run(recipe)
     assert set(states(run(recipe)).values()) == {"unchanged"}

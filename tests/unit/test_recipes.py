@@ -148,7 +148,7 @@ rewards:
             f"{path}:8: key 'dtype': given 'bf16'; expected one of auto, bfloat16, float32",
             f"{path}:9: key 'seed': given twice; it stands on line 1 already",
             f"{path}:10: key 'evaluate': is a section; expected indented lines below it, of prompts, max_prompts, "
-            "samples, temperature, max_new_tokens, judge",
+            "samples, temperature, max_new_tokens, judge, judge_fraction",
             f"{path}:11: key 'rewards': unknown; did you mean reward?",
             f"{path}:12: key 'reward.memberz': unknown; did you mean members?",
             "override 'ppo.lam=x': key 'ppo.lam': given 'x'; expected a number from 0 to 1",
