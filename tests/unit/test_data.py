@@ -69,9 +69,13 @@ def rows(name: str) -> tuple[dict, ...]:
 
 
 def asked(name: str) -> list[Asked]:
-    """Every user turn: what follows in a conversation is trained on too."""
+    """Every user turn: what follows in a conversation is trained on too. A prompt that is ranked again, with other answers, is
+    asked once."""
+    again = {row["id"] for row in rows(name) if "again" in row}
     found = []
     for record in load(name):
+        if getattr(record, "prompt", record).id in again:
+            continue
         owner = getattr(record, "prompt", record)
         texts = [message.content for message in owner.messages if message.role == "user"]
         found += [Asked(name, owner.id, owner.category, text) for text in texts]
@@ -184,6 +188,18 @@ class TestShape:
     def test_rankings_hold_three_to_five_completions(self):
         assert {len(ranking.completions) for ranking in load("rankings")} == {3, 4, 5}
         assert all(min(ranking.ranks) == 1 < max(ranking.ranks) for ranking in load("rankings"))
+
+    def test_a_prompt_that_is_ranked_again_has_other_answers(self):
+        by_id = {row["id"]: row for row in rows("rankings")}
+        again = [row for row in rows("rankings") if "again" in row]
+        assert len(again) >= 800
+        for row in again:
+            first = by_id[row["again"]]
+            assert (row["prompt"], row["category"], row.get("pair")) == tuple(
+                map(first.get, ("prompt", "category", "pair"))
+            )
+            assert not {*row["completions"]} & {*first["completions"]}, row["id"]
+            assert all(sampled_flags(row)), row["id"]
 
     def test_evaluation_covers_the_brief(self):
         counts = Counter(prompt.category for prompt in load("evaluation"))
