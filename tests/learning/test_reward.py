@@ -158,13 +158,16 @@ def test_an_ensemble_learns_from_bootstraps_and_each_member_has_its_zero(
 
 
 def test_a_bootstrap_draws_as_many_as_there_are_and_other_ones_for_each_member() -> None:
-    drawn = reward.bootstraps(400, 3, seed=1)
+    drawn = reward.bootstraps(range(400), 3, seed=1)
     assert [sum(counts) for counts in drawn] == [400, 400, 400]
     for counts in drawn:
         assert sum(count > 0 for count in counts) / 400 == pytest.approx(1 - math.exp(-1), abs=0.06)
     assert drawn[0] != drawn[1] != drawn[2]
-    assert drawn == reward.bootstraps(400, 3, seed=1) != reward.bootstraps(400, 3, seed=2)
-    assert reward.bootstraps(4, 1, seed=1) == [[1, 1, 1, 1]]
+    assert drawn == reward.bootstraps(range(400), 3, seed=1) != reward.bootstraps(range(400), 3, seed=2)
+    assert reward.bootstraps(range(4), 1, seed=1) == [[1, 1, 1, 1]]
+    for counts in reward.bootstraps([0, 1, 0, 2, 1, 0], 3, seed=1):
+        assert counts[0] == counts[2] == counts[5] and counts[1] == counts[4], "a prompt with all its rankings"
+        assert counts[0] + counts[1] + counts[3] == 3
 
 
 def test_a_drawn_ranking_teaches_nothing(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from whelp.stages.comparisons import strict_pairs, targets
+from whelp.stages.comparisons import by_prompt, prompts_of, strict_pairs, targets
 from whelp.types import Message, Prompt, Ranking
 
 
@@ -44,3 +44,9 @@ def test_smoothing_is_how_often_a_label_is_the_wrong_way_round(probability, smoo
 def test_pairs_that_are_no_tie():
     better, worse, prompt = strict_pairs([ranking(2, 1, 2), ranking(1, 1)])
     assert list(zip(better, worse, prompt, strict=True)) == [(1, 0, 0), (1, 2, 0)]
+
+
+def test_rankings_of_one_prompt_are_of_one_cluster():
+    rankings = [Ranking(Prompt(id, (Message("user", "tea?"),)), ("a", "b"), (1, 2)) for id in ("x", "y", "x")]
+    assert prompts_of(rankings) == [0, 1, 0]
+    assert by_prompt(rankings, [2, 0, 1, 1]).tolist() == [0, 0, 1, 1]

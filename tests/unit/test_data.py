@@ -71,10 +71,9 @@ def rows(name: str) -> tuple[dict, ...]:
 def asked(name: str) -> list[Asked]:
     """Every user turn: what follows in a conversation is trained on too. A prompt that is ranked again, with other answers, is
     asked once."""
-    again = {row["id"] for row in rows(name) if "again" in row}
     found = []
-    for record in load(name):
-        if getattr(record, "prompt", record).id in again:
+    for record, row in zip(load(name), rows(name), strict=True):
+        if "again" in row:
             continue
         owner = getattr(record, "prompt", record)
         texts = [message.content for message in owner.messages if message.role == "user"]

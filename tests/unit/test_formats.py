@@ -442,6 +442,12 @@ class TestFiles:
         counts = read_rankings(write(pair, turned, {**pair, "source": "ai"})).counts
         assert counts == {"records": 3, "duplicates": 0, "contradictory pairs": 1}
 
+    def test_a_prompt_that_is_ranked_again_keeps_its_id(self, write):
+        again = {**PAIR, "id": "2", "chosen": "c"}
+        loaded = read_rankings(write({**PAIR, "id": "1"}, {**PAIR, "id": "3", "prompt": "Bye"}, again))
+        assert [ranking.prompt.id for ranking in loaded.records] == ["1", "3", "1"]
+        assert [ranking.completions[0] for ranking in loaded.records] == ["a", "a", "c"]
+
     def test_pairs_that_contradict_each_other_are_kept_and_counted(self, write):
         ranked = {"prompt": "Hello", "completions": ["a", "b", "c"], "ranks": [1, 2, 2]}
         turned = {"prompt": [USER], "completions": ["c", "b", "a"], "ranks": [1, 3, 2]}

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from whelp.maths.preference import PreferenceTargets
@@ -58,6 +58,18 @@ def strict_pairs(rankings: Sequence[Ranking]) -> tuple[list[int], list[int], lis
         if rank < other
     ]
     return [p[0] for p in pairs], [p[1] for p in pairs], [p[2] for p in pairs]
+
+
+def prompts_of(rankings: Sequence[Ranking]) -> list[int]:
+    """A number for each prompt, shared by all rankings of answers to it."""
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(ranking.prompt.id, len(numbers)) for ranking in rankings]
+
+
+def by_prompt(rankings: Sequence[Ranking], pairs: Sequence[int]) -> Int[Tensor, "N"]:
+    """The prompt of each pair, given the ranking that it is from: pairs of one prompt are alike."""
+    numbers = prompts_of(rankings)
+    return torch.tensor([numbers[ranking] for ranking in pairs], dtype=torch.long)
 
 
 def right(margin: Float[Tensor, "N"]) -> Float[Tensor, "N"]:

@@ -7,13 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from whelp.config import RewardConfig
 from whelp.engines.base import Engine, Held, ModelSpec, Term
 from whelp.maths.preference import BradleyTerry
 from whelp.maths.stats import Estimate, clustered_bootstrap
-from whelp.stages.comparisons import render, right, rows_by_ranking, strict_pairs, targets
+from whelp.stages.comparisons import by_prompt, render, right, rows_by_ranking, strict_pairs, targets
 from whelp.stages.context import Stage, epochs_of_batches, shuffled, warmup_then_linear
 from whelp.text.chat import Chat
 from whelp.types import Ranking
@@ -100,6 +98,6 @@ def _train(
 
 
 def _accuracy(engine: Engine, held: Held, rankings: Sequence[Ranking]) -> Estimate:
-    better, worse, cluster = strict_pairs(rankings)
+    better, worse, pair_of = strict_pairs(rankings)
     scores = engine.rewards(CONTROL, held).mean(0)
-    return clustered_bootstrap(right(scores[better] - scores[worse]), torch.tensor(cluster))
+    return clustered_bootstrap(right(scores[better] - scores[worse]), by_prompt(rankings, pair_of))

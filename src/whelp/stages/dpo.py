@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -14,7 +13,7 @@ from whelp.engines.base import Engine, Held, Term
 from whelp.maths.masked import masked_row_sums
 from whelp.maths.preference import DPOLoss, DPOTargets
 from whelp.maths.stats import clustered_bootstrap
-from whelp.stages.comparisons import render, right, rows_by_ranking, strict_pairs, targets
+from whelp.stages.comparisons import by_prompt, render, right, rows_by_ranking, strict_pairs, targets
 from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
 from whelp.text.chat import Chat
 from whelp.types import Ranking
@@ -69,13 +68,13 @@ def answer_logprobs(engine: Engine, model: str, held: Held) -> Float[Tensor, "B"
 
 def measure(engine: Engine, chat: Chat, held_out: Sequence[Ranking], beta: float) -> dict[str, Any]:
     """How often the implied reward puts the better of two held-out answers first, clustered by prompt."""
-    better, worse, cluster = strict_pairs(held_out)
+    better, worse, pair_of = strict_pairs(held_out)
     if not better:
         return {"n": 0}
     with engine.hold(render(chat, held_out)[0]) as held:
         implied = beta * (answer_logprobs(engine, "policy", held) - answer_logprobs(engine, "reference", held))
     margin = implied[better] - implied[worse]
-    accuracy = clustered_bootstrap(right(margin), torch.tensor(cluster))
+    accuracy = clustered_bootstrap(right(margin), by_prompt(held_out, pair_of))
     return {
         "accuracy": accuracy.mean,
         "accuracy_interval": accuracy.as_dict(),

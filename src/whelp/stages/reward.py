@@ -14,7 +14,7 @@ from whelp.config import RewardConfig
 from whelp.engines.base import Engine, Metrics, SamplingParams, Term
 from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry
-from whelp.stages.comparisons import render, rows_by_ranking, targets
+from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
 from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
 from whelp.stages.trust import measure
 from whelp.text.chat import Chat, Rendered, sequences
@@ -43,7 +43,7 @@ def train(
     data, truncated = render(chat, learned)
     rows_of = rows_by_ranking(learned)
     loss = BradleyTerry(config.center_rewards_coefficient)
-    drawn = bootstraps(len(learned), config.members, stage.seed)
+    drawn = bootstraps(prompts_of(learned), config.members, stage.seed)
     start, _ = stage.resume(engine)
     with engine.hold(data) as held, stage.listening(), stage.progress.steps("reward model", len(batches)) as bar:
         bar.advance(start)
@@ -71,13 +71,19 @@ def train(
     }
 
 
-def bootstraps(count: int, members: int, seed: int) -> list[list[int]]:
-    """How often each member of an ensemble learns from each of `count` rankings: drawn with replacement, so that the members
-    disagree where the data say little. A model alone learns from each once."""
+def bootstraps(prompts: Sequence[int], members: int, seed: int) -> list[list[int]]:
+    """How often each member of an ensemble learns from each ranking, given the number of its prompt: prompts are drawn with
+    replacement, with all their rankings, so that the members disagree where the data say little. A model alone learns from
+    each once."""
     if members == 1:
-        return [[1] * count]
-    draws = [torch.Generator().manual_seed(seed * 1_000_003 + 500_000 + member) for member in range(members)]
-    return [torch.randint(count, (count,), generator=draw).bincount(minlength=count).tolist() for draw in draws]
+        return [[1] * len(prompts)]
+    count = 1 + max(prompts)
+    result = []
+    for member in range(members):
+        draw = torch.Generator().manual_seed(seed * 1_000_003 + 500_000 + member)
+        times = torch.randint(count, (count,), generator=draw).bincount(minlength=count).tolist()
+        result.append([times[prompt] for prompt in prompts])
+    return result
 
 
 def over_members(metrics: Metrics) -> Metrics:

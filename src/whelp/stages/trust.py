@@ -14,7 +14,7 @@ from whelp.engines.base import Engine
 from whelp.maths.calibration import expected_calibration_error, reliability, temperature, tempered
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit, partial_correlation, wilson
 from whelp.monitors.surface import features
-from whelp.stages.comparisons import render, right, strict_pairs
+from whelp.stages.comparisons import by_prompt, render, right, strict_pairs
 from whelp.text.chat import Chat
 from whelp.text.negatives import KINDS, negatives
 from whelp.types import Ranking
@@ -128,13 +128,13 @@ def above_negatives(engine: Engine, chat: Chat, held_out: Sequence[Ranking]) -> 
 
 def compare(scores: Float[Tensor, "B"], rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> HeldOut:
     """Margins of better over worse on `held_out`: by the model's `scores`, and by baselines fitted on `rankings`."""
-    better, worse, cluster = strict_pairs(held_out)
+    better, worse, pair_of = strict_pairs(held_out)
     texts = [text for ranking in held_out for text in ranking.completions]
     surface, length = surface_scores(rankings, texts), length_scores(rankings, texts)
     return HeldOut(
-        torch.tensor(cluster),
-        [held_out[g].prompt.category or "all" for g in cluster],
-        [held_out[g].source for g in cluster],
+        by_prompt(held_out, pair_of),
+        [held_out[g].prompt.category or "all" for g in pair_of],
+        [held_out[g].source for g in pair_of],
         scores[better] - scores[worse],
         surface[better] - surface[worse],
         length[better] - length[worse],

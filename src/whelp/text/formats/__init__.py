@@ -59,8 +59,8 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
 
     Texts may be strings or lists of messages; without a prompt, chosen and rejected are whole conversations. The answers to
     one prompt with labels become one ranking, good above bad; where all have one label they are left out and counted as
-    `uncompared`. Pairs of answers that are ranked both ways round are kept and counted. `path`
-    is a file or `builtin:<name>`. Raises DataError that names every broken line.
+    `uncompared`. Pairs of answers that are ranked both ways round are kept and counted. Several rankings of answers to one
+    prompt share the first one's id. `path` is a file, hub id or `builtin:<name>`. Raises DataError that names every broken line.
     """
     source = read_source(path)
     rows, uncompared = joined(source.rows)
@@ -69,8 +69,17 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
             f"{source.name}: no prompt has both a completion with label true and one with label false to compare."
         )
     loaded = _load(replace(source, rows=tuple(rows)), RANKINGS)
+    loaded = replace(loaded, records=with_one_id(loaded.records))
     found = {"uncompared": uncompared, "contradictory pairs": contradictions(loaded.records)}
     return replace(loaded, counts={**loaded.counts, **{name: count for name, count in found.items() if count}})
+
+
+def with_one_id(rankings: Sequence[Ranking]) -> tuple[Ranking, ...]:
+    """A prompt that is ranked again, with other answers, has the id that it had first: pairs of one prompt are alike."""
+    first: dict[tuple[Message, ...], str] = {}
+    return tuple(
+        replace(r, prompt=replace(r.prompt, id=first.setdefault(r.prompt.messages, r.prompt.id))) for r in rankings
+    )
 
 
 def contradictions(rankings: Sequence[Ranking]) -> int:
