@@ -173,6 +173,24 @@ class PPOConfig(Section):
         return parse(self.reward)
 
 
+class RoundsConfig(Section):
+    """Online rounds: the policy's own answers are ranked, and reward model and policy are trained again."""
+
+    n: int = Field(0, ge=0, description="rounds behind the first PPO; 0: none")
+    label: str = Field(
+        "people",
+        description="who ranks the answers: people, or a reward as in ppo.reward, where model means label_model",
+    )
+    label_model: str | None = Field(None, description="a reward model's folder or hub id that ranks them")
+    prompts: PositiveInt = Field(128, description="prompts of ppo.train_file that are answered in a round")
+    num_generations: Annotated[int, Field(ge=2)] = Field(4, description="answers to each, to be ranked")
+
+    @property
+    def labels(self) -> Mapping[str, float]:
+        """The weights of what ranks the answers; empty where people do. Raises `ValueError` for a `label` that means nothing."""
+        return {} if self.label == "people" else parse(self.label)
+
+
 class DPOConfig(Section):
     """Direct preference optimisation: the rankings of reward.train_file move the policy, without a reward model."""
 
@@ -224,6 +242,7 @@ class Recipe(Section):
     sft: SFTConfig = Field(default_factory=SFTConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     ppo: PPOConfig = Field(default_factory=PPOConfig)
+    rounds: RoundsConfig = Field(default_factory=RoundsConfig)
     dpo: DPOConfig = Field(default_factory=DPOConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
 

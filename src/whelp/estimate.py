@@ -14,7 +14,7 @@ from whelp.jobs import JUDGE_EPOCHS, MEASURED_PROMPTS, jobs_of, parts_of
 from whelp.splits import has_judge
 from whelp.text.formats import read_demonstrations, read_prompts
 from whelp.types import Ranking
-from whelp.workplace import Workplace
+from whelp.workplace import Workplace, kind_of
 
 TOKENS_PER_WORD = 1.35
 BOOTSTRAPPED = 0.632
@@ -74,12 +74,10 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     rows = []
     for job in jobs_of(recipe):
         state = _state(place, job.name, parts_of(job, place)[0])
-        work = {"sft": _sft, "reward": _reward, "judge": _judge, "ppo": _ppo, "dpo": _dpo, "evaluate": _evaluate}[
-            job.name
-        ]
+        work = ESTIMATES[kind_of(job.name)]
         seconds, sequences = work(recipe, place, size, speed)
         minutes = 0.0 if state == "unchanged" else OVERHEAD * seconds / 60
-        rows.append((job.name, job.what, minutes, _memory(size, sequences), _disk(size, job.name), state))
+        rows.append((job.name, job.what, minutes, _memory(size, sequences), _disk(size, kind_of(job.name)), state))
     if "report" in recipe.stages:
         rows.append(("report", "one page, from what the stages left", 0.1, 300.0, 2.0, "runs"))
     free = shutil.disk_usage(_existing(place.run.path)).free / 1e6
@@ -205,6 +203,14 @@ def _dpo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     return scoring / speed.forward + share * _train(size, speed, tokens, response, epochs), tokens
 
 
+def _label(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    config, ppo = recipe.rounds, recipe.ppo
+    answers = config.prompts * config.num_generations
+    response, asked = answers * ppo.response_length * 0.5, answers * PROMPT_TOKENS
+    seconds = 2 * size.total * response / speed.decode + 2 * size.total * (asked + response) / speed.forward
+    return seconds, asked + response
+
+
 def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     config = recipe.ppo
     response = config.total_episodes * config.response_length * 0.5
@@ -237,7 +243,7 @@ def _memory(size: Size, held_tokens: float) -> float:
 def _disk(size: Size, stage: str) -> float:
     model = 2 * size.total / 1e6
     checkpoint = 24 * size.branch / 1e6 if stage == "ppo" else 12 * size.branch / 1e6
-    return 5.0 if stage == "evaluate" else model + checkpoint
+    return 5.0 if stage in ("evaluate", "label") else model + checkpoint
 
 
 def _state(place: Workplace, name: str, parts: dict) -> str:
@@ -249,3 +255,15 @@ def _existing(path: Path) -> Path:
     while not path.exists():
         path = path.absolute().parent
     return path
+
+
+ESTIMATES: dict[str, Callable[[Recipe, Workplace, Size, Speed], tuple[float, float]]] = {
+    "sft": _sft,
+    "reward": _reward,
+    "judge": _judge,
+    "label": _label,
+    "ppo": _ppo,
+    "dpo": _dpo,
+    "evaluate": _evaluate,
+}
+"""Seconds of a stage's layers, and the tokens that it holds."""

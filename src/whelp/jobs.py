@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from whelp import rounds
 from whelp.config import DPOConfig, PPOConfig, Recipe, RewardConfig, SFTConfig
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
@@ -26,7 +27,7 @@ from whelp.stages import controls, dpo, evaluate, on_policy, ppo, reward, sft
 from whelp.stages.context import spread
 from whelp.text.formats import Loaded, read_prompts
 from whelp.types import Ranking
-from whelp.workplace import Input, Workplace
+from whelp.workplace import Input, Workplace, kind_of
 
 JUDGE_SEED = 1_000
 JUDGE_EPOCHS = 2
@@ -38,7 +39,7 @@ BRIEF = "builtin:brief"
 
 @dataclass(frozen=True)
 class Job:
-    """One stage: what it depends on, and what it does."""
+    """One stage: what it depends on, and what it does in the workplace of its round."""
 
     name: str
     settings: Callable[[Workplace], dict[str, Any]]
@@ -46,6 +47,7 @@ class Job:
     """What is read, by name."""
     work: Callable[[Workplace], dict[str, Any]]
     what: str
+    round: int = 0
 
 
 def settings(*sections: str) -> Callable[[Workplace], dict[str, Any]]:
@@ -121,14 +123,15 @@ def reward_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {"model": place.model_input(reward_source(place))} | rankings_inputs(place)
     if place.policy != place.base:
         inputs |= {"policy": place.model_input(place.policy), "demonstrations": data_input(place.demonstrations)}
-    return inputs
+    return inputs | {folder.name: place.model_input(folder) for folder in rounds.folders(place)}
 
 
 def reward_work(place: Workplace) -> dict[str, Any]:
     split = place.rankings
     place.tell(split.loaded)
     place.progress.say(f"the reward model starts from {reward_source(place)}")
-    return train_reward_model(place, "reward", reward_source(place), split.train, split.held_out)
+    train = [*split.train, *rounds.labelled(place)]
+    return train_reward_model(place, place.named("reward"), reward_source(place), train, split.held_out)
 
 
 def judge_settings(place: Workplace) -> dict[str, Any]:
@@ -177,10 +180,10 @@ def train_reward_model(
         held_out = spread(held_out, MEASURED_PROMPTS, attrgetter("prompt.category"))
     result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
     tell_truncated(place, result, "reward")
-    if name == "reward" and (config.shuffles or config.learning_curve):
+    if kind_of(name) == "reward" and (config.shuffles or config.learning_curve):
         result |= controls.run(engine, engine.chat, spec, train, held_out, config, place.stages[name])
     # A judge compares two answers: where its zero lies is all the same.
-    has_policy = name == "reward" and place.policy != place.base
+    has_policy = kind_of(name) == "reward" and place.policy != place.base
     demonstrations = place.demonstrations.records if has_policy else ()
     if has_policy:
         place.add(engine, "policy", place.policy)
@@ -206,17 +209,22 @@ def ppo_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {"model": place.model_input(place.policy), "prompts": data_input(place.prompts)}
     if "model" in config.rewards:
         inputs["reward"] = place.model_input(place.reward_model)
-    for file in sorted({name.rpartition(":")[0] for name in functions(config.reward)}):
-        inputs[f"code of {file}"] = Input(file, sha256_file(Path(file)))
+    inputs |= code_inputs(config.reward)
     if config.ptx_coef:
         inputs["demonstrations"] = data_input(place.demonstrations)
     return inputs
 
 
+def code_inputs(formula: str) -> dict[str, Input]:
+    """The files of the Python functions in a reward."""
+    files = sorted({name.rpartition(":")[0] for name in functions(formula)})
+    return {f"code of {file}": Input(file, sha256_file(Path(file))) for file in files}
+
+
 def ppo_work(place: Workplace) -> dict[str, Any]:
     config = place.recipe.ppo
     place.tell(place.prompts)
-    place.record_prompts("ppo", place.policy, *([place.reward_model] if "model" in config.rewards else []))
+    place.record_prompts(place.named("ppo"), place.policy, *([place.reward_model] if "model" in config.rewards else []))
     place.progress.say(f"the policy starts from {place.policy}")
     engine = place.engine(place.policy, temperature=config.temperature)
     engine.add("policy", place.spec(place.policy, optimizer=ppo_optimizer(config)))
@@ -227,11 +235,34 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
         engine.add("value", critic(place, engine, ppo_optimizer(config)))
     demonstrations = place.demonstrations.records if config.ptx_coef else ()
     prompts = where_trusted(place, place.prompts.records)
-    result = ppo.train(engine, engine.chat, prompts, score, config, place.stage("ppo"), demonstrations)
+    result = ppo.train(engine, engine.chat, prompts, score, config, place.stage(place.named("ppo")), demonstrations)
     if line := on_policy.told(result["on_policy"]):
         place.progress.say(line)
-    export(place, engine, "policy", "ppo")
+    export(place, engine, "policy", place.named("ppo"))
     return result
+
+
+# -- online rounds ----------------------------------------------------------------------------------------------------
+
+
+def rounds_settings(place: Workplace) -> dict[str, Any]:
+    """How many rounds follow changes nothing in this one."""
+    chosen = settings("rounds")(place)
+    chosen["rounds"].pop("n")
+    ppo = place.recipe.ppo
+    return chosen | {"ppo": {"temperature": ppo.temperature, "response_length": ppo.response_length}}
+
+
+def rounds_inputs(place: Workplace) -> dict[str, Input]:
+    before, config = place.at(place.round - 1), place.recipe.rounds
+    inputs = {
+        "policy": place.model_input(before.folder("ppo")),
+        "reward": place.model_input(before.reward_model),
+        "prompts": data_input(place.prompts),
+    }
+    if config.label_model is not None:
+        inputs["label_model"] = place.model_input(resolve(config.label_model, place.progress.say))
+    return inputs | (code_inputs(config.label) if config.labels else {})
 
 
 # -- dpo --------------------------------------------------------------------------------------------------------------
@@ -334,6 +365,7 @@ def report_work(place: Workplace) -> dict[str, Any]:
 
 def parts_of(job: Job, place: Workplace) -> tuple[dict[str, Any], dict[str, Input]]:
     """All that the job's result depends on (see `fingerprint_parts`), and where its inputs lie."""
+    place = place.at(job.round)
     inputs = job.inputs(place)
     hashes = {name: read.sha256 for name, read in inputs.items()}
     return fingerprint_parts(job.name, job.settings(place), hashes), inputs
@@ -343,6 +375,7 @@ JOBS = {
     "sft": Job("sft", settings("sft"), sft_inputs, sft_work, "supervised fine-tuning on ideal answers"),
     "reward": Job("reward", reward_settings, reward_inputs, reward_work, "reward model on ranked answers"),
     "judge": Job("judge", judge_settings, judge_inputs, judge_work, "judge on the other rankings"),
+    "label": Job("label", rounds_settings, rounds_inputs, rounds.work, "the policy's own answers, ranked"),
     "ppo": Job("ppo", settings("ppo"), ppo_inputs, ppo_work, "PPO on a leash to the SFT model"),
     "dpo": Job("dpo", settings("dpo"), dpo_inputs, dpo_work, "direct preference optimisation on ranked answers"),
     "evaluate": Job("evaluate", settings("evaluate"), evaluate_inputs, evaluate_work, "before and after"),
@@ -354,7 +387,13 @@ def jobs_of(recipe: Recipe) -> list[Job]:
     names = [name for name in recipe.stages if name != "report"]
     if has_judge(recipe):
         names.insert(names.index("reward" if "reward" in names else "dpo") + 1, "judge")
-    return [JOBS[name] for name in names]
+    jobs = [JOBS[name] for name in names]
+    behind = 1 + names.index("ppo") if "ppo" in names else 0
+    rounds_of = range(1, recipe.rounds.n + 1)
+    jobs[behind:behind] = [
+        replace(JOBS[name], name=f"{name}-{k}", round=k) for k in rounds_of for name in ("label", "reward", "ppo")
+    ]
+    return jobs
 
 
 def clear_checkpoints(folder: Path) -> None:

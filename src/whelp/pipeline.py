@@ -107,8 +107,9 @@ def _run_job(place: Workplace, job: Job, resume: bool) -> StageCost:
     place.run.start_stage(job.name, parts)
     place.run.record_inputs(job.name, {name: read._asdict() for name, read in inputs.items()})
     with measure() as cost:
-        result = job.work(place)
-    cost.seconds += place.stages[job.name].seconds_before
+        result = job.work(place.at(job.round))
+    if job.name in place.stages:
+        cost.seconds += place.stages[job.name].seconds_before
     place.run.finish_stage(job.name, fingerprint(job.name, parts["config"], parts["inputs"]), result, asdict(cost))
     clear_checkpoints(folder)
     return StageCost(job.name, cost.seconds, cost.peak_memory_mb, "resumed" if state.kind == "partial" else "ran")

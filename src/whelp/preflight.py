@@ -31,7 +31,9 @@ def refuse_unmade(place: Workplace) -> None:
 def check_code(place: Workplace) -> None:
     """Raises `ConfigError` where the recipe names Python functions and the user did not allow code, `DataError` where one of them
     cannot be loaded."""
-    named = functions(place.recipe.ppo.reward) if "ppo" in place.recipe.stages else []
+    recipe = place.recipe
+    named = functions(recipe.ppo.reward) if "ppo" in recipe.stages else []
+    named += functions(recipe.rounds.label) if recipe.rounds.n and recipe.rounds.labels else []
     if named and not place.allow_code:
         raise ConfigError(
             f"ppo.reward names Python code, which runs with your rights: {', '.join(named)}. Read it, then give --allow_code."
@@ -51,7 +53,7 @@ def check_data(place: Workplace) -> None:
     trained = set[str]().union(*(place.training_prompts(name) for name in names))
     if "ppo" in names:
         prompts = place.prompts.records
-        if "checker" in recipe.ppo.rewards:
+        if "checker" in recipe.ppo.rewards or (recipe.rounds.n and "checker" in recipe.rounds.labels):
             refuse_unchecked(prompts)
         refuse_long(place.chat(place.base), place.base, prompts, recipe.ppo.response_length)
     if "evaluate" in names:

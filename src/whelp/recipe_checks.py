@@ -137,6 +137,41 @@ def reward_model(recipe: Recipe) -> Iterator[Mistake]:
         )
 
 
+def rounds(recipe: Recipe) -> Iterator[Mistake]:
+    """A round trains reward model and policy again, and somebody ranks what they learn from."""
+    config = recipe.rounds
+    if not config.n:
+        return
+    missing = [stage for stage in ("reward", "ppo") if stage not in recipe.stages]
+    if missing or "model" not in _rewards(recipe) or recipe.ppo.reward_model is not None:
+        yield Mistake(
+            ("rounds.n", "stages", "ppo.reward", "ppo.reward_model"),
+            f"given {config.n}, and a round trains a reward model for PPO; expected reward and ppo in stages, model in "
+            "ppo.reward and no ppo.reward_model",
+        )
+    try:
+        labels = config.labels
+    except ValueError as error:
+        yield Mistake(
+            ("rounds.label",),
+            f"given {config.label!r}, where {error}; expected people, model, checker, FILE.py:FUNCTION, or a sum such as "
+            "model + 0.5 * checker",
+        )
+        return
+    if ("model" in labels) != (config.label_model is not None):
+        yield Mistake(
+            ("rounds.label_model", "rounds.label"),
+            f"given {config.label_model or 'nothing'} with rounds.label {config.label!r}; expected a reward model's folder where "
+            "rounds.label names model, and only there",
+        )
+    for name in functions(config.label) if labels else []:
+        file = name.rpartition(":")[0]
+        if not Path(file).is_file():
+            yield Mistake(
+                ("rounds.label",), f"there is no file {file!r} (paths are taken from where the command is run)"
+            )
+
+
 def report_input(recipe: Recipe) -> Iterator[Mistake]:
     """A report shows what other stages left."""
     if recipe.stages == ("report",) and not Path(recipe.output_dir).is_dir():
@@ -165,7 +200,8 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    device, stage_order, rewards, reward_model, report_input, data_files, kl_estimator, batches, generations, value_coef, episodes
+    device, stage_order, rewards, reward_model, rounds, report_input, data_files, kl_estimator, batches, generations, value_coef,
+    episodes,
 )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from whelp.engines.local import LocalEngine
 from whelp.errors import ModelError, TrainingError
 from whelp.maths.shaping import aggregate
 from whelp.models.loading import has_vocabulary
+from whelp.models.sources import resolve
 from whelp.rewards.base import Reward
 from whelp.rewards.compose import AgainstReference, WeightedSum, load_function
 from whelp.rewards.model import ModelReward, TextReward
@@ -25,29 +26,50 @@ from whelp.workplace import Workplace
 
 
 def scorer(place: Workplace, engine: LocalEngine) -> Reward:
-    """The recipe's reward. A reward model of the policy's vocabulary becomes the engine's "reward"."""
-    return WeightedSum([(weight, _part(place, engine, name)) for name, weight in place.recipe.ppo.rewards.items()])
+    """The recipe's reward. A reward model of the policy's vocabulary becomes the engine's "reward"; one that is worse than the
+    surface of the answers is refused."""
+    weights = place.recipe.ppo.rewards
+    if "model" not in weights:
+        return _sum(weights, None)
+    warn_or_refuse(place, read_json(place.reward_model / "metrics.json"))
+    learned, gain = _learned(place, engine, place.reward_model, "reward")
+    if place.recipe.ppo.shaping == "preference":
+        ppo = place.recipe.ppo
+        params = SamplingParams(1, ppo.temperature, ppo.response_length, ("reference", place.recipe.seed))
+        learned = AgainstReference(learned, gain, engine, engine.chat, params)
+    return _sum(weights, learned)
 
 
-def _part(place: Workplace, engine: LocalEngine, name: str) -> Reward:
+def labeller(place: Workplace, engine: LocalEngine) -> Reward:
+    """What ranks the policy's answers in an online round, where no people do."""
+    config = place.recipe.rounds
+    if config.label_model is None:
+        return _sum(config.labels, None)
+    return _sum(config.labels, _learned(place, engine, resolve(config.label_model, place.progress.say), "gold")[0])
+
+
+def _sum(weights: Mapping[str, float], learned: Reward | None) -> Reward:
+    return WeightedSum([(weight, _part(name, learned)) for name, weight in weights.items()])
+
+
+def _part(name: str, learned: Reward | None) -> Reward:
     match name:
         case "model":
-            return _model(place, engine)
+            assert learned is not None
+            return learned
         case "checker":
             return CheckerReward()
         case _:
             return load_function(name)
 
 
-def _model(place: Workplace, engine: LocalEngine) -> Reward:
-    """Refuses a reward model that is worse than the surface of the answers."""
-    folder = place.reward_model
-    warn_or_refuse(place, read_json(folder / "metrics.json"))
+def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> tuple[Reward, float]:
+    """A reward model, and what made its scores of its raw logits."""
     shares_tokens = has_vocabulary(engine.chat.tokenizer, folder)
     home = engine if shares_tokens else place.engine(folder, place.recipe.reward.max_length)
     members = members_in(folder)
-    home.add("reward", place.spec(folder, head="scalar", members=members))
-    config = home.models["reward"].source.config
+    home.add(name, place.spec(folder, head="scalar", members=members))
+    config = home.models[name].source.config
     shifts = getattr(config, "reward_member_shifts", None) or [getattr(config, "reward_shift", 0.0)] * members
     if len(shifts) != members:
         raise ModelError(
@@ -62,16 +84,13 @@ def _model(place: Workplace, engine: LocalEngine) -> Reward:
         )
     ppo = place.recipe.ppo
     join = partial(aggregate, how=ppo.reward_aggregation, uncertainty_coef=ppo.uncertainty_coef)
-    reward: Reward = ModelReward(engine, "reward", shift, join)
+    reward: Reward = ModelReward(engine, name, shift, join)
     if not shares_tokens:
         place.progress.say(
             f"{folder} has another tokenizer than the policy: it reads the answers' text, by its own template"
         )
-        reward = TextReward(home, home.chat, "reward", shift, join)
-    if ppo.shaping == "none":
-        return reward
-    params = SamplingParams(1, ppo.temperature, ppo.response_length, ("reference", place.recipe.seed))
-    return AgainstReference(reward, getattr(config, "reward_gain", 1.0), engine, engine.chat, params)
+        reward = TextReward(home, home.chat, name, shift, join)
+    return reward, getattr(config, "reward_gain", 1.0)
 
 
 def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:

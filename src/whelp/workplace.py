@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,6 +31,11 @@ class Input(NamedTuple):
     """Of a file, of a model's weights, or the fingerprint of the stage of this run that made it."""
 
 
+def kind_of(stage: str) -> str:
+    """What a stage does, whatever its round: `ppo` of `ppo-2`."""
+    return stage.partition("-")[0]
+
+
 @dataclass
 class Workplace:
     """Everything that the jobs of one command share."""
@@ -43,9 +49,24 @@ class Workplace:
     """`whelp evaluate` only: the folder of the judge."""
     allow_code: bool = False
     """Whether Python functions that the recipe names may be run."""
+    round: int = field(default=0, init=False)
+    """The online round of what is made now; 0: the run's first reward model and PPO."""
     weight_ids: dict[Path, str] = field(default_factory=dict, init=False)
     stages: dict[str, Stage] = field(default_factory=dict, init=False)
     """Those that were begun by this command."""
+
+    def at(self, round: int) -> Workplace:
+        """The same place in another round."""
+        other = copy.copy(self)
+        other.round = round
+        return other
+
+    def named(self, stage: str) -> str:
+        """A stage's name in this round."""
+        return f"{stage}-{self.round}" if self.round else stage
+
+    def folder(self, stage: str) -> Path:
+        return self.run.stage_dir(self.named(stage))
 
     @cached_property
     def compute(self) -> Compute:
@@ -74,7 +95,7 @@ class Workplace:
         if self.policy != self.base:
             found["sft"] = self.policy
         if "ppo" in self.recipe.stages:
-            found["rlhf"] = self.run.stage_dir("ppo")
+            found["rlhf"] = self.at(self.recipe.rounds.n).folder("ppo")
         if "dpo" in self.recipe.stages:
             found["dpo"] = self.run.stage_dir("dpo")
         return found
@@ -82,7 +103,7 @@ class Workplace:
     @property
     def reward_model(self) -> Path:
         named = self.recipe.ppo.reward_model
-        return resolve(named, self.progress.say) if named else self.run.stage_dir("reward")
+        return resolve(named, self.progress.say) if named else self.folder("reward")
 
     def engine(self, model: Path, max_length: int | None = None, temperature: float = 1.0) -> LocalEngine:
         """For `model` and others of its vocabulary."""
@@ -105,7 +126,8 @@ class Workplace:
 
     def stage(self, name: str, seed_offset: int = 0) -> Stage:
         ppo = self.recipe.ppo
-        save_steps, limit = {"ppo": (ppo.save_steps, ppo.save_total_limit), "evaluate": (1, 1)}.get(name, (50, 1))
+        limits = {"ppo": (ppo.save_steps, ppo.save_total_limit), "evaluate": (1, 1)}
+        save_steps, limit = limits.get(kind_of(name), (50, 1))
         stage = Stage(self.run.stage_dir(name), self.progress, self.recipe.seed + seed_offset, save_steps, limit)
         self.stages[name] = stage
         return stage
@@ -132,7 +154,7 @@ class Workplace:
 
     def training_prompts(self, stage: str) -> list[str]:
         """Hashes of every user turn that a stage trains on: none where it does not train."""
-        match stage:
+        match kind_of(stage):
             case "sft":
                 train, _ = split_demonstrations(self.demonstrations, self.recipe.sft.test_fraction)
                 return user_turns(d.messages for d in train)

@@ -174,6 +174,8 @@ class RunData:
     rollouts: tuple[Rollout, ...]
     own_answers: tuple[tuple[int | None, Interval], ...]
     """(iteration, accuracy since the one before) of PPO's reward on pairs of the policy's own answers"""
+    rounds: tuple[tuple[int, Interval], ...]
+    """(round, accuracy on its fresh pairs of the reward model before it)"""
     evaluation: Evaluation | None
     before_after: tuple[BeforeAfterRow, ...]
     completions: tuple[Completed, ...]
@@ -207,6 +209,7 @@ def collect(run_dir: Path) -> RunData:
         own_answers=tuple(
             (whole(table(one).get("step")), _accuracy(one)) for one in rows(stages["ppo"].result.get("on_policy"))
         ),
+        rounds=_rounds(artifacts),
         evaluation=_evaluation(evaluated) if evaluated else None,
         before_after=_before_after(artifacts),
         completions=tuple(_completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),
@@ -291,6 +294,14 @@ def _learning_curve(result: Json) -> list[tuple[int | None, Interval]]:
     shares = [(whole(table(one).get("prompts")), _accuracy(one)) for one in rows(result.get("learning_curve"))]
     everything = (whole(result.get("train_prompts")), interval(result.get("accuracy_interval")))
     return [*shares, everything] if shares else []
+
+
+def _rounds(artifacts: Artifacts) -> tuple[tuple[int, Interval], ...]:
+    found, k = [], 1
+    while artifacts.exists(f"label-{k}/metrics.json"):
+        found.append((k, _accuracy(artifacts.table(f"label-{k}/metrics.json"))))
+        k += 1
+    return tuple(found)
 
 
 def _bins(value: Any) -> list[tuple[float, float]]:

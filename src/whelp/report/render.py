@@ -163,6 +163,7 @@ def _forests(data: RunData) -> dict[str, Markup]:
             "reward-curve", _curve(data.reward), "Accuracy by the number of training prompts", 0.5
         ),
         "ppo-own-answers": plots.forest("ppo-own-answers", _own_answers(data), "Accuracy on the policy's answers", 0.5),
+        "rounds": plots.forest("rounds", _rounds(data), "Accuracy on fresh pairs, by round", 0.5),
         "reward-reliability": _reliability("reward-reliability", data.reward),
         "judge-reliability": _reliability("judge-reliability", data.judge),
     }
@@ -195,6 +196,10 @@ def _pairs(preferences: Preferences | None) -> list[tuple[str, list[tuple[str, I
 def _curve(found: Preferences | None) -> list[tuple[str, list[tuple[str, Interval]]]]:
     points = found.learning_curve if found else []
     return [(f"{words.decimal(prompts)} prompts", [("sft", rate)]) for prompts, rate in points]
+
+
+def _rounds(data: RunData) -> list[tuple[str, list[tuple[str, Interval]]]]:
+    return [(f"before round {k}", [("sft", rate)]) for k, rate in data.rounds]
 
 
 def _own_answers(data: RunData) -> list[tuple[str, list[tuple[str, Interval]]]]:

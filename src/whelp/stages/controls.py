@@ -10,8 +10,8 @@ from typing import Any
 from whelp.config import RewardConfig
 from whelp.engines.base import Engine, Held, ModelSpec, Term
 from whelp.maths.preference import BradleyTerry
-from whelp.maths.stats import Estimate, clustered_bootstrap
-from whelp.stages.comparisons import by_prompt, render, right, rows_by_ranking, strict_pairs, targets
+from whelp.stages import trust
+from whelp.stages.comparisons import render, rows_by_ranking, targets
 from whelp.stages.context import Stage, epochs_of_batches, shuffled, warmup_then_linear
 from whelp.text.chat import Chat
 from whelp.types import Ranking
@@ -36,7 +36,7 @@ def run(
             engine.add(CONTROL, replace(spec, members=1, seed=spec.seed + seed))
             try:
                 _train(engine, held, learned, chosen, config, stage, name)
-                return _accuracy(engine, test, held_out).as_dict()
+                return trust.accuracy(engine, CONTROL, test, held_out).as_dict()
             finally:
                 engine.remove(CONTROL)
 
@@ -95,9 +95,3 @@ def _train(
             lr = config.learning_rate * warmup_then_linear(step, len(batches), config.warmup_ratio)
             engine.update([Term(CONTROL, rows, learned, loss)], {CONTROL: lr})
             bar.advance(1)
-
-
-def _accuracy(engine: Engine, held: Held, rankings: Sequence[Ranking]) -> Estimate:
-    better, worse, pair_of = strict_pairs(rankings)
-    scores = engine.rewards(CONTROL, held).mean(0)
-    return clustered_bootstrap(right(scores[better] - scores[worse]), by_prompt(rankings, pair_of))

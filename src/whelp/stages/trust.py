@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whelp.engines.base import Engine
+from whelp.engines.base import Engine, Held
 from whelp.maths.calibration import expected_calibration_error, reliability, temperature, tempered
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit, partial_correlation, wilson
 from whelp.monitors.surface import features
@@ -49,15 +49,15 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
             "verdict": "There are no held-out pairs, so nothing is known of this reward model.",
         }
     model, surface = right(pairs.margin), right(pairs.surface_margin)
-    accuracy = clustered_bootstrap(model, pairs.cluster)
+    overall = clustered_bootstrap(model, pairs.cluster)
     advantage = clustered_bootstrap(model - surface, pairs.cluster)
     return {
-        "accuracy": accuracy.mean,
-        "accuracy_interval": accuracy.as_dict(),
+        "accuracy": overall.mean,
+        "accuracy_interval": overall.as_dict(),
         "margin": float(pairs.margin.mean()),
         "loss": float(torch.nn.functional.softplus(-pairs.margin).mean()),
         "n": len(pairs.margin),
-        "prompts": accuracy.n,
+        "prompts": overall.n,
         "surface": {"accuracy": clustered_bootstrap(surface, pairs.cluster).as_dict()},
         "length": {"accuracy": clustered_bootstrap(right(pairs.length_margin), pairs.cluster).as_dict()},
         "advantage": advantage.as_dict(),
@@ -78,6 +78,13 @@ def answer_scores(engine: Engine, chat: Chat, rankings: Sequence[Ranking]) -> Fl
         return torch.zeros(0)
     with engine.hold(render(chat, rankings)[0]) as held:
         return engine.rewards("reward", held).mean(0)
+
+
+def accuracy(engine: Engine, model: str, held: Held, rankings: Sequence[Ranking]) -> Estimate:
+    """Share of the pairs of `rankings`, which are what `held` holds, that the model orders rightly."""
+    better, worse, pair_of = strict_pairs(rankings)
+    scores = engine.rewards(model, held).mean(0)
+    return clustered_bootstrap(right(scores[better] - scores[worse]), by_prompt(rankings, pair_of))
 
 
 def accuracy_by(names: Sequence[str], is_right: Float[Tensor, "N"], cluster: Tensor) -> dict[str, Any]:

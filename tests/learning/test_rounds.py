@@ -1,0 +1,96 @@
+"""Online rounds: the policy's own answers are ranked, and reward model and policy are trained again."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from pipeline_helpers import WORDS, changed, run, states, write_jsonl
+
+from whelp import pipeline
+from whelp.config import Recipe
+from whelp.errors import ConfigError, DataError, Interrupted
+from whelp.progress import SilentProgress
+from whelp.text.formats import read_rankings
+
+ROUND = ["label", "reward", "ppo"]
+
+
+@pytest.fixture
+def online(recipe: Recipe, tmp_path: Path) -> Recipe:
+    check = {"kind": "length", "any": [*"abcdefghijklmnopqrstuvwxyz"], "max_words": 2}
+    prompts = write_jsonl(tmp_path / "prompts.jsonl", [{"prompt": f"talk of {w}", "check": check} for w in WORDS])
+    recipe = changed(recipe, "ppo", train_file=str(prompts), total_episodes=16)
+    return changed(changed(recipe, "evaluate", judge=False), "rounds", n=2, label="checker", prompts=6)
+
+
+def results(recipe: Recipe, stage: str) -> dict:
+    return json.loads((Path(recipe.output_dir) / stage / "metrics.json").read_text())
+
+
+def test_two_rounds(online: Recipe) -> None:
+    folder = Path(online.output_dir)
+    summary = run(online)
+    expected = ["sft", "reward", "ppo", *(f"{stage}-{k}" for k in (1, 2) for stage in ROUND), "evaluate"]
+    assert [cost.stage for cost in summary.costs] == expected
+    fresh = [read_rankings(folder / f"label-{k}" / "rankings.jsonl").records for k in (1, 2)]
+    assert all(2 <= len(r.completions) <= 4 and min(r.ranks) == 1 < max(r.ranks) for part in fresh for r in part)
+    learned = [results(online, name)["train_prompts"] for name in ("reward", "reward-1", "reward-2")]
+    assert [b - a for a, b in pairwise(learned)] == [len(part) for part in fresh]
+    for k in (1, 2):
+        labelled = results(online, f"label-{k}")
+        assert labelled["prompts"] - labelled["uncompared"] == len(fresh[k - 1]) > 0
+        assert 0 <= labelled["accuracy"]["low"] <= labelled["accuracy"]["high"] <= 1
+    read = json.loads((folder / "manifest.json").read_text())["inputs"]
+    assert read["ppo-2"]["reward"]["path"] == str(folder / "reward-2")
+    assert read["ppo-2"]["model"]["path"] == str(folder / "sft"), "every round starts from the SFT model"
+    assert read["label-2"]["policy"]["path"] == str(folder / "ppo-1")
+    assert read["evaluate"]["rlhf"]["path"] == str(folder / "ppo-2")
+    assert "Online rounds" in (folder / "report.html").read_text()
+
+    assert set(states(run(online)).values()) == {"unchanged"}
+    more = states(run(changed(online, "rounds", n=3)))
+    assert {name for name, state in more.items() if state == "ran"} == {"label-3", "reward-3", "ppo-3", "evaluate"}
+
+
+def test_ranks_are_those_of_the_label_and_a_model_agrees_with_itself(online: Recipe) -> None:
+    """Labelled by the very reward model that is asked."""
+    alone = changed(online, "rounds", n=0).model_copy(update={"stages": ("sft", "reward", "ppo")})
+    run(alone)
+    gold = str(Path(online.output_dir) / "reward")
+    run(changed(alone, "rounds", n=1, label="model", label_model=gold))
+    assert results(online, "label-1")["accuracy"]["mean"] == 1.0
+    run(changed(alone, "rounds", n=1, label="-1 * model", label_model=gold))
+    assert results(online, "label-1")["accuracy"]["mean"] == 0.0
+
+
+def test_people_rank(online: Recipe) -> None:
+    asked = changed(online, "rounds", n=1, label="people").model_copy(update={"stages": ("sft", "reward", "ppo")})
+    file = Path(online.output_dir) / "label-1" / "to_rank.jsonl"
+    for _ in range(2):
+        with pytest.raises(Interrupted, match=r"wait for people in .*to_rank\.jsonl: write into each record's ranks 1"):
+            run(asked)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert all(rank is None for record in records for rank in record["ranks"])
+    records[0]["ranks"] = list(range(1, 1 + len(records[0]["ranks"])))
+    write_jsonl(file, records)
+    with pytest.raises(DataError, match=rf"{len(records) - 1} of {len(records)} records are not ranked \(line 2, "):
+        run(asked)
+    for record in records:
+        record["ranks"] = [min(i, 2) for i in range(1, 1 + len(record["completions"]))]
+    write_jsonl(file, records)
+    assert {name for name, state in states(run(asked)).items() if state == "ran"} == {"label-1", "reward-1", "ppo-1"}
+    found = read_rankings(file.with_name("rankings.jsonl")).records
+    assert [r.ranks for r in found] == [tuple(record["ranks"]) for record in records]
+    assert {r.source for r in found} == {"people"}
+
+
+def test_answers_that_are_all_alike_teach_nothing(online: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def same(completions):\n    return [1.0 for _ in completions]\n")
+    asked = changed(online, "rounds", n=1, label=f"{tmp_path / 'mine.py'}:same")
+    with pytest.raises(ConfigError, match=r"mine\.py:same.*--allow_code"):
+        run(asked)
+    with pytest.raises(DataError, match="none has answers of different ranks"):
+        pipeline.run(asked, ["whelp"], False, SilentProgress(), allow_code=True)
