@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.checkers import passes
-from whelp.maths.stats import clustered_bootstrap
+from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.types import Completion
 
 FILE = "on_policy.jsonl"
@@ -36,15 +36,20 @@ def sorted_by_check(pair: tuple[tuple[bool, float], ...]) -> list[tuple[bool, fl
     return sorted(pair, key=lambda answer: not answer[0])
 
 
+def accuracy(rows: Sequence[Mapping[str, Any]]) -> tuple[int, Estimate]:
+    """(pairs, share of them that are ordered rightly) of such rows, with an interval that draws whole prompts."""
+    right = torch.tensor([row["right"] / row["pairs"] for row in rows for _ in range(row["pairs"])])
+    prompt = torch.tensor([i for i, row in enumerate(rows) for _ in range(row["pairs"])])
+    return len(right), clustered_bootstrap(right, prompt)
+
+
 def by_checkpoint(rows: Sequence[Mapping[str, Any]], save_steps: int, iterations: int) -> list[dict[str, Any]]:
-    """Accuracy with its interval, clustered by prompt, of every `save_steps` iterations."""
+    """Accuracy in every `save_steps` iterations that have a pair."""
     result = []
     for window in sorted({(row["step"] - 1) // save_steps for row in rows}):
-        here = [row for row in rows if (row["step"] - 1) // save_steps == window]
-        right = torch.tensor([row["right"] / row["pairs"] for row in here for _ in range(row["pairs"])])
-        prompt = torch.tensor([i for i, row in enumerate(here) for _ in range(row["pairs"])])
+        pairs, rate = accuracy([row for row in rows if (row["step"] - 1) // save_steps == window])
         last = min((window + 1) * save_steps, iterations)
-        result.append({"step": last, "pairs": len(right), "accuracy": clustered_bootstrap(right, prompt).as_dict()})
+        result.append({"step": last, "pairs": pairs, "accuracy": rate.as_dict()})
     return result
 
 
