@@ -114,7 +114,7 @@ def ranked_by_people(file: Path) -> list[dict[str, Any]]:
     """
     source = read_source(file)
     rows = [row.value if isinstance(row.value, dict) else {} for row in source.rows]
-    ranks = [row.get("ranks") if isinstance(row.get("ranks"), list) else [None] for row in rows]
+    ranks: list[list[Any]] = [row["ranks"] if isinstance(row.get("ranks"), list) else [None] for row in rows]
     if all(rank is None for given in ranks for rank in given):
         raise Interrupted(
             f"{len(rows)} prompts with their answers wait for people in {file}: write into each record's ranks 1 for the best "
