@@ -17,21 +17,20 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from scipy.stats import mannwhitneyu
 
-from whelp.engines.base import Held, ModelSpec, OptimizerSpec, Term
+from whelp.engines.base import Held, ModelSpec, OptimizerSpec
 from whelp.engines.local import LocalEngine
 from whelp.maths.preference import BradleyTerry
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.manifest import Run
 from whelp.scorers import members_in
-from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
-from whelp.stages.reward import bootstraps
+from whelp.stages.comparisons import prompts_of, render, rows_by_ranking
+from whelp.stages.reward import bootstraps, terms_of
 from whelp.text.chat import sequences
 from whelp.types import Ranking
 from whelp.workplace import Workplace
@@ -40,23 +39,16 @@ RANKINGS, BATCH, ROUNDS, SHOWN = 32, 8, 3, 200
 NAME = "reward"
 
 
-def workplace(**overrides: object) -> Workplace:
-    recipe = load_recipe("assistant", [f"{key}={value}" for key, value in overrides.items()])
-    return Workplace(recipe, Run(Path(tempfile.mkdtemp())), PlainProgress())
+def workplace() -> Workplace:
+    return Workplace(load_recipe("assistant", []), Run(Path(tempfile.mkdtemp())), PlainProgress())
 
 
 def train(engine: LocalEngine, held: Held, rankings: Sequence[Ranking], members: int) -> None:
     """One epoch, as the stage does it."""
     rows_of, drawn = rows_by_ranking(rankings), bootstraps(prompts_of(rankings), members, seed=0)
     for start in range(0, len(rankings), BATCH):
-        terms = []
-        for member, count in enumerate(drawn):
-            mine = [i for i in range(start, min(start + BATCH, len(rankings))) if count[i]]
-            if mine:
-                batch = [replace(rankings[i], weight=float(count[i])) for i in mine]
-                rows = held.select([row for i in mine for row in rows_of[i]])
-                terms.append(Term(NAME, rows, targets(batch), BradleyTerry(), member=member))
-        engine.update(terms, {NAME: 1e-4})
+        chosen = range(start, min(start + BATCH, len(rankings)))
+        engine.update(terms_of(held, rankings, rows_of, chosen, drawn, BradleyTerry()), {NAME: 1e-4})
 
 
 def seconds(place: Workplace, rankings: Sequence[Ranking], members: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.config import RewardConfig
-from whelp.engines.base import Engine, Metrics, SamplingParams, Term
+from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
 from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
@@ -49,13 +49,7 @@ def train(
         bar.advance(start)
         for step, chosen in enumerate(batches[start:], start + 1):
             lr = config.learning_rate * warmup_then_linear(step - 1, len(batches), config.warmup_ratio)
-            terms = []
-            for member, count in enumerate(drawn):
-                mine = [i for i in chosen if count[i]]
-                if mine:
-                    batch = [replace(learned[i], weight=count[i] * learned[i].weight) for i in mine]
-                    rows = held.select([row for i in mine for row in rows_of[i]])
-                    terms.append(Term("reward", rows, targets(batch, config.label_smoothing), loss, member=member))
+            terms = terms_of(held, learned, rows_of, chosen, drawn, loss, config.label_smoothing)
             with stage.step(step, [learned[i].prompt.id for i in chosen]):
                 metrics = over_members(engine.update(terms, {"reward": lr}))
             stage.log.append(step, lr=lr, **metrics)
@@ -69,6 +63,26 @@ def train(
         "truncated": truncated,
         "steps": len(batches),
     }
+
+
+def terms_of(
+    held: Held,
+    rankings: Sequence[Ranking],
+    rows_of: Sequence[Sequence[int]],
+    chosen: Sequence[int],
+    drawn: Sequence[Sequence[int]],
+    loss: BradleyTerry,
+    label_smoothing: float = 0.0,
+) -> list[Term]:
+    """What each member learns from the `chosen` rankings: those that its bootstrap drew, as often as it drew them."""
+    terms = []
+    for member, count in enumerate(drawn):
+        mine = [i for i in chosen if count[i]]
+        if mine:
+            batch = [replace(rankings[i], weight=count[i] * rankings[i].weight) for i in mine]
+            rows = held.select([row for i in mine for row in rows_of[i]])
+            terms.append(Term("reward", rows, targets(batch, label_smoothing), loss, member=member))
+    return terms
 
 
 def bootstraps(prompts: Sequence[int], members: int, seed: int) -> list[list[int]]:
