@@ -56,7 +56,7 @@ class LocalModel:
 class LocalHeld:
     """Sequences with the outputs of every trunk that was asked for, row by row."""
 
-    def __init__(self, sequences: Sequences, cache: dict[str, list[Tensor]], rows: Sequence[int]):
+    def __init__(self, sequences: Sequences, cache: dict[str, dict[int, Tensor]], rows: Sequence[int]):
         self.sequences = sequences
         self.cache = cache
         self.rows = rows
@@ -183,10 +183,8 @@ class LocalEngine:
 
     def _trunk_outputs(self, trunk: Trunk, held: LocalHeld) -> list[Tensor]:
         """Row by row, [L H]; made for all rows of a selection that are not there yet."""
-        cache = held.cache.setdefault(trunk.key, [])
-        if len(cache) <= max(held.rows):
-            cache.extend([torch.empty(0)] * (max(held.rows) + 1 - len(cache)))
-        missing = [i for i, row in enumerate(held.rows) if cache[row].numel() == 0]
+        cache = held.cache.setdefault(trunk.key, {})
+        missing = [i for i, row in enumerate(held.rows) if row not in cache]
         lengths = [len(held.sequences.tokens[i]) for i in missing]
         for piece in pieces(lengths, range(len(missing)), TOKENS_PER_PIECE):
             rows = [missing[i] for i in piece]
