@@ -239,24 +239,22 @@ def tables(experiment: Experiment) -> str:
         if category in asked
     ]
     columns = ["all seeds", *(f"{name}, {mode}" for mode in modes for name in ("base", "SFT", "RLHF"))]
-    return f"{_table(heading, rows)}\n\n{_table(columns, kinds)}"
+    return f"{table(heading, rows)}\n\n{table(columns, kinds)}"
 
 
 def _seed_row(name: str, records: Sequence[dict[str, Any]], mode: str, judged: bool) -> list[str]:
     """Pass rates in one mode; KL, lengths and the judge's verdict stand in the greedy row alone."""
-    cells = [name, *(_percent(_pooled(records, lambda r, p, m=m: _pass(r, m, p, mode))) for m in MODELS)]
-    cells.append(_points(_pooled(records, lambda r, p: _pass(r, "rlhf", p, mode) - _pass(r, "sft", p, mode))))
+    cells = [name, *(percent(_pooled(records, lambda r, p, m=m: _pass(r, m, p, mode))) for m in MODELS)]
+    cells.append(points(_pooled(records, lambda r, p: _pass(r, "rlhf", p, mode) - _pass(r, "sft", p, mode))))
     if mode == "sampled":
         return cells + [""] * (4 if judged else 2)
     kl = [r["stages"]["evaluate"]["kl"]["rlhf"]["mean"] for r in records]
     lengths = [_mean(answer["length"] for r in records for answer in r["answers"][m].values()) for m in ("sft", "rlhf")]
     cells += [f"{_mean(kl):.1f}", f"{lengths[0]:.0f} / {lengths[1]:.0f}"]
     if judged:
-        cells.append(_percent(_pooled(records, lambda r, p: r["wins"][p])))
+        cells.append(percent(_pooled(records, lambda r, p: r["wins"][p])))
         judges = [r["stages"]["evaluate"]["judge"]["length_controlled"] for r in records]
-        cells.append(
-            _percent(Estimate(**judges[0])) if len(records) == 1 else f"{_mean(j['mean'] for j in judges):.0%}"
-        )
+        cells.append(percent(Estimate(**judges[0])) if len(records) == 1 else f"{_mean(j['mean'] for j in judges):.0%}")
     return cells
 
 
@@ -283,29 +281,32 @@ def _mean(values: Iterable[float]) -> float:
     return sum(values) / len(values)
 
 
-def _percent(estimate: Estimate) -> str:
+def percent(estimate: Estimate) -> str:
     return f"{estimate.mean:.0%} ({estimate.low * 100:.0f} to {estimate.high * 100:.0f})"
 
 
-def _points(estimate: Estimate) -> str:
+def points(estimate: Estimate) -> str:
     return f"{estimate.mean * 100:+.1f} ({estimate.low * 100:+.1f} to {estimate.high * 100:+.1f})"
 
 
-def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def write_between(file: Path, name: str, text: str) -> None:
+    """Put `text` between the marks of `name` in a page of the docs."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = file.read_text(encoding="utf-8").partition(begin)
+    _, _, after = rest.partition(end)
+    if not after:
+        sys.exit(f"{file} has no {begin} ... {end}: put both lines where the tables of {name} belong.")
+    file.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")
+
+
 def write_tables() -> None:
-    text = DOCS.read_text(encoding="utf-8")
     for experiment in EXPERIMENTS:
-        begin, end = f"<!-- {experiment.name}: begin -->", f"<!-- {experiment.name}: end -->"
-        before, _, rest = text.partition(begin)
-        _, _, after = rest.partition(end)
-        if not after:
-            sys.exit(f"{DOCS} has no {begin} ... {end}: put both lines where the tables of {experiment.name} belong.")
-        text = f"{before}{begin}\n{tables(experiment)}\n{end}{after}"
-    DOCS.write_text(text, encoding="utf-8")
+        write_between(DOCS, experiment.name, tables(experiment))
 
 
 def main() -> None:
