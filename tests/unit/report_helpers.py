@@ -83,6 +83,29 @@ def write_run(run: Path) -> Path:
     return run
 
 
+def write_round(run: Path, number: int) -> None:
+    """An online round, ranked by the checks."""
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["recipe"]["rounds"] = {"n": number, "label": "checker"}
+    put(run / "manifest.json", manifest)
+    metrics = {
+        "label": {"prompts": 12, "pairs": 40, "accuracy": rate(0.55, 40)},
+        "reward": json.loads((run / "reward/metrics.json").read_text()) | {"accuracy_interval": rate(0.81, 300)},
+        "ppo": {"on_policy": []},
+    }
+    for stage, result in metrics.items():
+        put(run / f"{stage}-{number}" / "metrics.json", result)
+        put(run / f"{stage}-{number}" / "DONE.json", {"cost": {"seconds": 60, "peak_memory_mb": 900}})
+    sample = {
+        "step": 1,
+        "prompt": "Why is the sea salty?",
+        "completion": "Salt comes from rocks.",
+        "score": 1.0,
+        "kl": 1.0,
+    }
+    put_lines(run / f"ppo-{number}" / "samples.jsonl", [sample])
+
+
 def write_manifest(run: Path) -> None:
     command = "whelp run recipes/assistant.yaml ppo.kl_coef=0.05"
     put(

@@ -315,6 +315,10 @@ class TestLooking:
         Path("runs/assistant/ppo").mkdir(parents=True)
         call("sample", "a?")
         assert pipeline.calls[-1][1]["model"] == "runs/assistant/ppo"
+        Path("runs/assistant/manifest.json").write_text('{"recipe": {"rounds": {"n": 3}}}')
+        Path("runs/assistant/ppo-2").mkdir()
+        call("sample", "a?")
+        assert pipeline.calls[-1][1]["model"] == "runs/assistant/ppo-2", "the third is not there yet"
 
     @pytest.mark.parametrize("typed", ["hello\nbye\n", "hello\nbye\n\nnot read\n"])
     def test_chat_ends_at_the_end_and_at_an_empty_line(self, pipeline, typed):

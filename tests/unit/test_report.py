@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from report_helpers import Page, page_of, write_run
+from report_helpers import Page, page_of, write_round, write_run
 
 import whelp.report
 from whelp.report import write_report
+from whelp.report.collect import collect
 
 
 def test_a_complete_run_makes_a_page_that_stands_alone(run: Path) -> None:
@@ -46,6 +48,30 @@ def test_the_numbers_of_the_artifacts_are_on_the_page(run: Path) -> None:
         "shuffled ranks, 2 (no leak: 50%)52% (46 to 58)", "125 prompts", "498 prompts",
     ):  # fmt: skip
         assert expected in seen, expected
+
+
+@pytest.mark.usefixtures("plain")
+def test_after_online_rounds_the_page_shows_the_newest_policy_and_what_all_of_it_cost(run: Path) -> None:
+    write_round(run, 1)
+    data = collect(run)
+    assert [name for name in data.stages if "-" in name] == ["label-1", "reward-1", "ppo-1"]
+    assert data.newest("ppo").name == "ppo-1" and data.newest("reward").name == "reward-1"
+    assert data.reward.accuracy.mean == 0.81 and data.rounds[0][1].mean == 0.55
+    assert [rollout.text for rollout in data.rollouts] == ["Salt comes from rocks."]
+    seen = page_of(run).text
+    for expected in ("PPO, round 1", "Ranking of answers, round 1", "answers to 12 prompts", "a policy, whose answers are ranked",
+                     "1 h 30 min"):  # fmt: skip
+        assert expected in seen, expected
+    assert "rewarded by these same checks" in seen, "the rounds were ranked by them"
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_round_that_waits_for_people_leaves_the_first_policy_on_the_page(run: Path) -> None:
+    write_round(run, 1)
+    for stage in ("reward-1", "ppo-1"):
+        shutil.rmtree(run / stage)
+    assert collect(run).newest("ppo").name == "ppo"
+    assert "PPO, round 1\nnot run" in page_of(run).text
 
 
 def test_the_same_artifacts_give_the_same_bytes_in_another_process_without_torch(run: Path, tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ OutputDir = Annotated[
     str | None, typer.Option("--output_dir", metavar="FOLDER", help="The run directory.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run directory.")]
-AllowCode = Annotated[bool, typer.Option("--allow_code", help="Run the Python functions that ppo.reward names.")]
+AllowCode = Annotated[bool, typer.Option("--allow_code", help="Run the Python functions that the recipe names.")]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")]
@@ -137,7 +137,12 @@ def trained_model(given: str | None) -> str:
     """The model to look at: the one given, else what the default run ended with."""
     if given is not None:
         return given
-    folder = Path(DEFAULT_RUN) / "ppo"
-    if folder.is_dir():
-        return str(folder)
-    raise ConfigError(f"no model was given and {folder} does not exist; train one with `whelp run`, or give --model.")
+    from whelp.runs.files import read_json
+
+    folder = Path(DEFAULT_RUN)
+    rounds = read_json(folder / "manifest.json").get("recipe", {}).get("rounds", {}).get("n", 0)
+    policies = [*(folder / f"ppo-{k}" for k in range(rounds, 0, -1)), folder / "ppo"]
+    for policy in policies:
+        if policy.is_dir():
+            return str(policy)
+    raise ConfigError(f"no model was given and {policy} does not exist; train one with `whelp run`, or give --model.")

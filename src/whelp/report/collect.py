@@ -10,7 +10,11 @@ from typing import Any, Literal, final
 from whelp.errors import RunError
 from whelp.report.artifacts import Artifacts, Interval, Json, boolean, interval, number, rows, table, text, whole
 
-STAGES = ("sft", "reward", "judge", "ppo", "dpo", "evaluate")
+BEFORE_ROUNDS, IN_A_ROUND, BEHIND_ROUNDS = (
+    ("sft", "reward", "judge", "ppo"),
+    ("label", "reward", "ppo"),
+    ("dpo", "evaluate"),
+)
 
 
 @final
@@ -169,6 +173,7 @@ class RunData:
     versions: Mapping[str, str]
     recipe: Json
     stages: Mapping[str, Stage]
+    """by name, in the order in which they are run"""
     reward: Preferences | None
     judge: Preferences | None
     rollouts: tuple[Rollout, ...]
@@ -182,6 +187,10 @@ class RunData:
     problems: tuple[str, ...]
     """what could not be read, a sentence each"""
 
+    def newest(self, stage: str) -> Stage:
+        """That of the last online round that was begun, or the run's first."""
+        return _newest(self.stages, stage)
+
 
 def collect(run_dir: Path) -> RunData:
     """Read every artifact of a run that is there.
@@ -191,7 +200,11 @@ def collect(run_dir: Path) -> RunData:
     """
     artifacts = _open(run_dir)
     manifest = artifacts.table("manifest.json")
-    stages = {name: _stage(artifacts, name, table(table(manifest.get("inputs")).get(name))) for name in STAGES}
+    recipe, inputs = table(manifest.get("recipe")), table(manifest.get("inputs"))
+    rounds = range(1, 1 + (whole(table(recipe.get("rounds")).get("n")) or 0))
+    names = (*BEFORE_ROUNDS, *(f"{stage}-{k}" for k in rounds for stage in IN_A_ROUND), *BEHIND_ROUNDS)
+    stages = {name: _stage(artifacts, name, table(inputs.get(name))) for name in names}
+    reward, ppo = _newest(stages, "reward"), _newest(stages, "ppo")
     evaluated = stages["evaluate"].result
     return RunData(
         name=text(manifest.get("name")) or run_dir.resolve().name,
@@ -201,15 +214,13 @@ def collect(run_dir: Path) -> RunData:
             (text(table(row).get("at")), text(table(row).get("command"))) for row in rows(manifest.get("history"))
         ),
         versions=_versions(manifest),
-        recipe=table(manifest.get("recipe")),
+        recipe=recipe,
         stages=stages,
-        reward=_preferences(stages["reward"].result),
+        reward=_preferences(reward.result),
         judge=_preferences(stages["judge"].result),
-        rollouts=tuple(_rollout(line) for line in artifacts.lines("ppo/samples.jsonl")),
-        own_answers=tuple(
-            (whole(table(one).get("step")), _accuracy(one)) for one in rows(stages["ppo"].result.get("on_policy"))
-        ),
-        rounds=_rounds(artifacts),
+        rollouts=tuple(_rollout(line) for line in artifacts.lines(f"{ppo.name}/samples.jsonl")),
+        own_answers=tuple((whole(table(one).get("step")), _accuracy(one)) for one in rows(ppo.result.get("on_policy"))),
+        rounds=tuple((k, _accuracy(found)) for k in rounds if (found := stages[f"label-{k}"].result)),
         evaluation=_evaluation(evaluated) if evaluated else None,
         before_after=_before_after(artifacts),
         completions=tuple(_completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),
@@ -257,6 +268,11 @@ def _stage(artifacts: Artifacts, name: str, recorded: Json) -> Stage:
     )
 
 
+def _newest(stages: Mapping[str, Stage], kind: str) -> Stage:
+    begun = [s for name, s in stages.items() if name.partition("-")[0] == kind and s.state != "not run"]
+    return begun[-1] if begun else stages[kind]
+
+
 def _versions(manifest: Json) -> dict[str, str]:
     single = {name: manifest.get(name) for name in ("whelp", "python", "platform")}
     every = {**single, **table(manifest.get("packages"))}
@@ -294,14 +310,6 @@ def _learning_curve(result: Json) -> list[tuple[int | None, Interval]]:
     shares = [(whole(table(one).get("prompts")), _accuracy(one)) for one in rows(result.get("learning_curve"))]
     everything = (whole(result.get("train_prompts")), interval(result.get("accuracy_interval")))
     return [*shares, everything] if shares else []
-
-
-def _rounds(artifacts: Artifacts) -> tuple[tuple[int, Interval], ...]:
-    found, k = [], 1
-    while artifacts.exists(f"label-{k}/metrics.json"):
-        found.append((k, _accuracy(artifacts.table(f"label-{k}/metrics.json"))))
-        k += 1
-    return tuple(found)
 
 
 def _bins(value: Any) -> list[tuple[float, float]]:

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from whelp.report import plots, words
 from whelp.report.artifacts import Interval, Json, number, table
-from whelp.report.collect import STAGES, Preferences, RunData, Stage, collect
+from whelp.report.collect import Preferences, RunData, Stage, collect
 from whelp.report.plots import Line, from_log
 from whelp.report.samples import Group, changes, fit, group, shorten
 from whelp.runs.files import write_text_atomic
@@ -82,7 +82,7 @@ def _context(data: RunData, groups: Sequence[Group]) -> dict[str, Any]:
         "trained": after,
         "boxes": _pipeline(data),
         "plots": _plots(data),
-        "ppo_rows": _first_and_last(data.stages["ppo"].log),
+        "ppo_rows": _first_and_last(data.newest("ppo").log),
         "rollouts": [*data.rollouts[:3], *data.rollouts[3:][-3:]],
         "improved": [each for each in changed if each.gain > 0][:_CHANGES_SHOWN],
         "worsened": [each for each in reversed(changed) if each.gain < 0][:_CHANGES_SHOWN],
@@ -115,7 +115,7 @@ def _environment() -> Environment:
 
 
 def _plots(data: RunData) -> dict[str, Markup]:
-    return _ppo_plots(data.stages["ppo"].log) | _training_plots(data) | _forests(data)
+    return _ppo_plots(data.newest("ppo").log) | _training_plots(data) | _forests(data)
 
 
 def _ppo_plots(log: Sequence[Json]) -> dict[str, Markup]:
@@ -137,7 +137,7 @@ def _ppo_plots(log: Sequence[Json]) -> dict[str, Markup]:
 
 
 def _training_plots(data: RunData) -> dict[str, Markup]:
-    sft, reward = data.stages["sft"], data.stages["reward"]
+    sft, reward = data.stages["sft"], data.newest("reward")
     marks = {
         name: number(sft.result.get(key)) for name, key in (("before", "test_loss_before"), ("after", "test_loss"))
     }
@@ -209,29 +209,39 @@ def _own_answers(data: RunData) -> list[tuple[str, list[tuple[str, Interval]]]]:
 
 
 def _pipeline(data: RunData) -> list[Box]:
-    results = {name: stage.result for name, stage in data.stages.items()}
-
     def of(stage: str, key: str) -> str:
-        return words.decimal(number(results[stage].get(key)))
+        return words.decimal(number(data.stages[stage].result.get(key)))
 
     model = shorten(str(data.recipe.get("model") or "the base model"), 60)
-    episodes = [number(row.get("episode")) for row in data.stages["ppo"].log[-1:]]
-    rl = words.decimal(episodes[0] if episodes else None)
     losses = f"{of('sft', 'test_loss_before')} to {of('sft', 'test_loss')}"
-    accuracy = number(results["dpo"].get("accuracy"))
+    accuracy = number(data.stages["dpo"].result.get("accuracy"))
     told = {
         "sft": (f"{model} and {of('sft', 'sequences')} demonstrations", f"the SFT model, held-out loss {losses}"),
-        "reward": ("ranked answers", f"a reward model, {_right(data.reward)}"),
         "judge": ("rankings that nothing else learned from", f"a judge, {_right(data.judge)}"),
-        "ppo": (f"the SFT model, {_reward_source(data.recipe)} and {rl} sampled answers", "the RLHF model"),
         "dpo": (
             "the SFT model and ranked answers",
             f"the DPO model, right on {words.percent(accuracy)} of held-out pairs",
         ),
         "evaluate": (f"all models and {of('evaluate', 'n_prompts')} prompts that trained nothing", "the tables above"),
     }
-    is_there = {name: name != "dpo" or data.stages[name].state != "not run" for name in STAGES}
-    return [Box(data.stages[name], *told[name]) for name in STAGES if is_there[name]]
+    shown = [stage for stage in data.stages.values() if stage.name != "dpo" or stage.state != "not run"]
+    return [Box(stage, *(told.get(stage.name) or _of_a_round(data, stage))) for stage in shown]
+
+
+def _of_a_round(data: RunData, stage: Stage) -> tuple[str, str]:
+    """What a stage that online rounds repeat consumed and made."""
+    match stage.name.partition("-")[0]:
+        case "reward":
+            is_newest = stage is data.newest("reward")
+            return "ranked answers", f"a reward model, {_right(data.reward)}" if is_newest else "a reward model"
+        case "ppo":
+            episodes = [number(row.get("episode")) for row in stage.log[-1:]]
+            sampled = f"{words.decimal(episodes[0] if episodes else None)} sampled answers"
+            made = "the RLHF model" if stage is data.newest("ppo") else "a policy, whose answers are ranked"
+            return f"the SFT model, {_reward_source(data.recipe)} and {sampled}", made
+        case _:
+            prompts = words.decimal(number(stage.result.get("prompts")))
+            return f"the newest policy's answers to {prompts} prompts", "rankings of them"
 
 
 def _right(found: Preferences | None) -> str:

@@ -18,8 +18,9 @@ _LABELS = {
     "dpo": "DPO",
     "reward": "Reward model",
     "judge": "Judge",
+    "label": "Ranking of answers",
+    "evaluate": "Evaluation",
 }
-_LABELS |= {"evaluate": "Evaluation"}
 
 
 @final
@@ -34,7 +35,8 @@ class Conclusion:
 
 def label(name: str) -> str:
     """A model's or stage's name as it is written in text."""
-    return _LABELS.get(name, name)
+    kind, _, number = name.partition("-")
+    return f"{_LABELS[kind]}, round {number}" if kind in _LABELS and number.isdecimal() else _LABELS.get(name, name)
 
 
 def decimal(value: float | None) -> str:
@@ -164,7 +166,9 @@ def _limits(data: RunData) -> tuple[str, ...]:
     """What the sentence must not be taken for."""
     limits = ["One run with one seed: the interval covers the choice of prompts, not what another seed would give."]
     after = trained(data)
-    if after == "rlhf" and "checker" in str(table(data.recipe.get("ppo")).get("reward")).split():
+    ppo, rounds = table(data.recipe.get("ppo")), table(data.recipe.get("rounds"))
+    taught = f"{ppo.get('reward')} {rounds.get('label') if rounds.get('n') else ''}"
+    if after == "rlhf" and "checker" in taught.split():
         limits.append(
             "PPO was rewarded by these same checks, on other prompts: passing more of them is what it was trained for, "
             "and is not by itself a better assistant."
