@@ -45,6 +45,13 @@ def test_answers_that_no_check_tells_apart_say_nothing() -> None:
     assert on_policy.told([]) == ""
 
 
+def test_a_prompt_that_came_twice_is_one_prompt() -> None:
+    rows = [{"step": step, "prompt": f"p{i}", "right": i % 2, "pairs": 1} for i in range(20) for step in range(1, 6)]
+    pairs, rate = on_policy.accuracy(rows)
+    assert (pairs, rate.n, rate.mean) == (100, 20, 0.5)
+    assert rate.high - rate.low > 0.3, "as wide as twenty draws allow, not a hundred"
+
+
 def test_a_window_ends_at_each_checkpoint() -> None:
     def row(step: int, right: float, pairs: int) -> dict:
         return {"step": step, "prompt": f"p{step}", "right": right, "pairs": pairs}
@@ -54,5 +61,6 @@ def test_a_window_ends_at_each_checkpoint() -> None:
     assert [one["pairs"] for one in (first, second, last)] == [4, 4, 1]
     assert first["accuracy"]["mean"] == pytest.approx(3 / 4)
     assert second["accuracy"]["mean"] == pytest.approx(0.5)
+    assert [one["accuracy"]["n"] for one in (first, second, last)] == [2, 1, 1]
     line = on_policy.told([first, second])
     assert "75% (0% to 100%) of 4 up to iteration 5, 50%" in line

@@ -39,7 +39,8 @@ def sorted_by_check(pair: tuple[tuple[bool, float], ...]) -> list[tuple[bool, fl
 def accuracy(rows: Sequence[Mapping[str, Any]]) -> tuple[int, Estimate]:
     """(pairs, share of them that are ordered rightly) of such rows, with an interval that draws whole prompts."""
     right = torch.tensor([row["right"] / row["pairs"] for row in rows for _ in range(row["pairs"])])
-    prompt = torch.tensor([i for i, row in enumerate(rows) for _ in range(row["pairs"])])
+    number = {prompt: i for i, prompt in enumerate(dict.fromkeys(row["prompt"] for row in rows))}
+    prompt = torch.tensor([number[row["prompt"]] for row in rows for _ in range(row["pairs"])])
     return len(right), clustered_bootstrap(right, prompt)
 
 

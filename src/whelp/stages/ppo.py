@@ -40,7 +40,10 @@ class Rollout:
     entropy: Float[Tensor, "B R"]
     values: Float[Tensor, "B R"] | None
     """None where no critic is needed."""
+    rewards: Float[Tensor, "B"]
+    """What the reward says."""
     scores: Float[Tensor, "B"]
+    """What is learned from: `rewards` normalised and clipped, less the penalty of answers that were cut off."""
 
     @property
     def kl(self) -> Float[Tensor, "B"]:
@@ -94,7 +97,7 @@ def train(
             stage.log.append(step, episode=step * config.batch_size, **metrics)
             _log_samples(stage, step, rollout)
             if "checker" not in config.rewards:
-                for row in on_policy.order(completions, rollout.scores):
+                for row in on_policy.order(completions, rollout.rewards):
                     own_answers.append(step, **row)
             stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef, moments=asdict(moments))
             bar.advance(
@@ -182,10 +185,9 @@ def score(
     The old log-probabilities are those of the engine that trains, never the sampler's.
     """
     policy, reference = engine.logprobs("policy", held), engine.logprobs("reference", held)
-    scores = reward(completions, held)
-    moments.update(scores)
-    if config.normalize_scores:
-        scores = moments.normalize(scores)
+    rewards = reward(completions, held)
+    moments.update(rewards)
+    scores = moments.normalize(rewards) if config.normalize_scores else rewards
     scores = clip_scores(scores, config.score_clip)
     scores = missing_eos(scores, torch.tensor([c.is_finished for c in completions]), config.missing_eos_penalty)
     assert policy.entropy is not None
@@ -197,6 +199,7 @@ def score(
         reference.logprobs,
         policy.entropy,
         engine.values("value", held) if config.advantage == "gae" else None,
+        rewards,
         scores,
     )
 
