@@ -197,7 +197,7 @@ def test_only_what_the_steps_need_is_read_and_the_baselines_learn_from_it_too(
     stage = Stage(tmp_path, SilentProgress(), seed=0)
     result = reward.train(engine, chat, rankings(160, 1), rankings(10, 2), config, stage)
     assert held[0] == 2 * 4 * 3, "two steps of four rankings of three answers"
-    assert result["train_prompts"] == 8
+    assert result["train_rankings"] == result["train_prompts"] == 8
 
 
 def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
@@ -224,6 +224,21 @@ def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     told = controls.told(found | {"train_prompts": 170, "accuracy_interval": {"mean": 0.9}})
     assert len(told) == 2
     assert told[1].endswith("90% after 170.")
+
+
+def test_a_share_of_the_prompts_takes_all_their_rankings(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = rankings(12, 1)
+    data = [replace(r, prompt=replace(r.prompt, id=f"p{i % 4}")) for i, r in enumerate(once)]
+    taught: list[list[int]] = []
+    monkeypatch.setattr(controls, "_train", lambda *arguments: taught.append(list(arguments[3])))
+    engine = LocalEngine(chat, compute)
+    spec = ModelSpec(source=tiny_model_folder("llama"), head="scalar", optimizer=OptimizerSpec(), fresh_head=True)
+    config = RewardConfig(learning_curve=(0.5,))
+    found = controls.run(engine, chat, spec, data, data, config, Stage(tmp_path, SilentProgress(), seed=0))
+    assert found["learning_curve"][0]["prompts"] == 2
+    assert len(taught[0]) == 6 and len({i % 4 for i in taught[0]}) == 2
 
 
 def test_shuffling_keeps_answers_and_ranks() -> None:

@@ -11,7 +11,7 @@ from whelp.config import RewardConfig
 from whelp.engines.base import Engine, Held, ModelSpec, Term
 from whelp.maths.preference import BradleyTerry
 from whelp.stages import trust
-from whelp.stages.comparisons import render, rows_by_ranking, targets
+from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
 from whelp.stages.context import Stage, epochs_of_batches, shuffled, warmup_then_linear
 from whelp.text.chat import Chat
 from whelp.types import Ranking
@@ -41,17 +41,18 @@ def run(
                 engine.remove(CONTROL)
 
         everyone = range(len(rankings))
-        order = shuffled(len(rankings), stage.seed, 1)
+        prompts = prompts_of(rankings)
+        order = shuffled(max(prompts) + 1, stage.seed, 1)
         controls = [
             accuracy(f"shuffled ranks, {i} of {config.shuffles}", shuffle(rankings, stage.seed + i), everyone, i)
             for i in range(1, config.shuffles + 1)
         ]
         curve = []
         for share in sorted(config.learning_curve):
-            chosen = order[: max(1, round(share * len(order)))]
-            curve.append(
-                {"prompts": len(chosen), "accuracy": accuracy(f"{share:.0%} of the prompts", rankings, chosen, 0)}
-            )
+            drawn = set(order[: max(1, round(share * len(order)))])
+            chosen = [i for i in everyone if prompts[i] in drawn]
+            found = accuracy(f"{share:.0%} of the prompts", rankings, chosen, 0)
+            curve.append({"prompts": len(drawn), "accuracy": found})
     return {"shuffled": controls, "learning_curve": curve}
 
 

@@ -57,7 +57,8 @@ def train(
             bar.advance(1, **numbers(metrics, "loss", "accuracy"))
     return {
         **measure(engine, chat, rankings, held_out),
-        "train_prompts": len(rankings),
+        "train_prompts": len(set(prompts_of(rankings))),
+        "train_rankings": len(rankings),
         "train_pairs": sum(len(ranking.pairs()) for ranking in rankings),
         "train_negatives": sum(len(ranking.completions) - 1 for ranking in learned if ranking.source == SOURCE),
         "truncated": truncated,
