@@ -76,6 +76,23 @@ def test_a_folder_that_is_here_is_not_looked_for_on_the_hub(tmp_path: Path, monk
         read_rankings("owner/name")
 
 
+def test_a_prompt_of_bytes_is_named(tmp_path: Path) -> None:
+    rows = [{"prompt": b"Hello", "completion": text, "label": text == "Hi"} for text in ("Hi", "No")]
+    with pytest.raises(DataError, match=r"pairs\.parquet:1: prompt"):
+        read_rankings(write(tmp_path / "pairs.parquet", rows))
+
+
+def test_a_column_that_cannot_be_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rows():
+        yield PAIRS[0]
+        raise ImportError("To support decoding images, please install 'Pillow'.")
+
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: rows())
+    with pytest.raises(DataError, match=r"owner/pictures: .*cannot be read: To support decoding images"):
+        read_rankings("owner/pictures")
+
+
 # -- a hub ------------------------------------------------------------------------------------------------------------
 
 CODE = """

@@ -34,7 +34,8 @@ def joined(rows: Sequence[Row]) -> tuple[list[Row], int]:
         except Problem as problem:
             result.append(Row(row.line, problem=str(problem)))
             continue
-        groups.setdefault(json.dumps(row.value["prompt"], sort_keys=True), []).append((row, label))
+        prompt = json.dumps(row.value["prompt"], sort_keys=True, default=repr)  # what is no text is told of later
+        groups.setdefault(prompt, []).append((row, label))
     uncompared = 0
     for group in groups.values():
         labels, first = [label for _, label in group], group[0][0]

@@ -44,7 +44,7 @@ def read_source(path: str | Path) -> Source:
     such file a data set of the hub. Raises DataError."""
     name = str(path)
     if is_of_the_hub(name):
-        records = list(hub_records(name))
+        records = hub_records(name)
         written = json.dumps(records, sort_keys=True, default=str).encode()
         return Source(name, hashlib.sha256(written).hexdigest(), _numbered(records))
     suffix, content = _builtin(name.removeprefix(BUILTIN)) if name.startswith(BUILTIN) else _file(Path(path))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator
 from typing import Any
 
 from whelp.errors import DataError
@@ -27,7 +26,7 @@ def parquet_records(name: str, content: bytes) -> list[Any]:
         raise DataError(f"{name}: is no parquet file that can be read: {' '.join(str(error).split())[:200]}") from error
 
 
-def hub_records(name: str) -> Iterator[Any]:
+def hub_records(name: str) -> list[Any]:
     """The records of a data set on the hub, `train` where no split is named, without what is null in them.
 
     Nothing of the data set is run. Raises DataError.
@@ -40,12 +39,12 @@ def hub_records(name: str) -> Iterator[Any]:
         raise DataError(f"{name}: there is no such file, and a data set of the hub {EXTRA}") from error
     try:
         loaded = datasets.load_dataset(found["id"], found["config"], split=found["split"] or "train")
-    except Exception as error:  # what a missing network, repository, configuration or split raises is not one kind
+        return [without_nulls(record) for record in loaded]  # a column may need a library of its own to be read
+    except Exception as error:  # what a missing network, repository, split or decoder raises is not one kind
         raise DataError(
             f"{name}: there is no such file, and the hub's data set cannot be read: {' '.join(str(error).split())[:300]}. "
             "A data set is owner/name, owner/name:split or owner/name:configuration:split."
         ) from error
-    return map(without_nulls, loaded)
 
 
 def without_nulls(value: Any) -> Any:
