@@ -22,13 +22,14 @@ from pathlib import Path
 import torch
 from scipy.stats import mannwhitneyu
 
+from whelp.config import Recipe
 from whelp.engines.base import Held, ModelSpec, OptimizerSpec
 from whelp.engines.local import LocalEngine
 from whelp.maths.preference import BradleyTerry
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.manifest import Run
-from whelp.scorers import members_in
+from whelp.scorers import members_in, reward_engine
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking
 from whelp.stages.reward import bootstraps, terms_of
 from whelp.text.chat import sequences
@@ -87,9 +88,9 @@ def cost() -> None:
 
 
 def doubt(folder: Path) -> None:
-    place = workplace()
-    engine = place.engine(folder, place.recipe.reward.max_length)
-    engine.add(NAME, place.spec(folder, head="scalar", trainable_layers=4, members=members_in(folder)))
+    run = Run(folder.resolve().parent)
+    place = Workplace(Recipe.model_validate(run.manifest()["recipe"]), run, PlainProgress())
+    engine = reward_engine(place, folder)
     shift = torch.tensor(engine.models[NAME].source.config.reward_member_shifts)
     known = [(ranking, ranking.completions[0]) for ranking in place.rankings.held_out[:SHOWN]]
     strange = length_matched(manual(), [len(text.split()) for _, text in known])
@@ -126,7 +127,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.what == "cost":
         cost()
-    elif options.reward is None:
+    elif options.reward is None or members_in(options.reward) < 2:
         parser.error("doubt needs the folder of an ensemble; see above for the command that trains one.")
     else:
         doubt(options.reward)

@@ -20,7 +20,7 @@ from whelp.config import Recipe
 from whelp.progress import PlainProgress
 from whelp.runs.manifest import Run
 from whelp.runs.metrics import MetricsLog
-from whelp.scorers import members_in
+from whelp.scorers import reward_engine
 from whelp.stages import on_policy
 from whelp.text.chat import sequences
 from whelp.text.formats import read_prompts
@@ -39,8 +39,7 @@ def answers(rows: Sequence[Mapping[str, Any]], prompts: Mapping[str, Prompt]) ->
 
 
 def scores(place: Workplace, reward: Path, completions: Sequence[Completion]) -> Tensor:
-    engine = place.engine(reward, place.recipe.reward.max_length)
-    engine.add("reward", place.spec(reward, head="scalar", members=members_in(reward)))
+    engine = reward_engine(place, reward)
     with engine.hold(sequences([engine.chat.answer(c.prompt, c.text) for c in completions])) as held:
         return engine.rewards("reward", held).mean(0)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.jobs import JUDGE_EPOCHS, MEASURED_PROMPTS, jobs_of, parts_of
+from whelp.jobs import JUDGE_EPOCHS, MEASURED_RANKINGS, jobs_of, parts_of
 from whelp.splits import has_judge
 from whelp.text.formats import read_demonstrations, read_prompts
 from whelp.types import Ranking
@@ -75,7 +75,7 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     for job in jobs_of(recipe):
         state = _state(place, job.name, parts_of(job, place)[0])
         work = ESTIMATES[kind_of(job.name)]
-        seconds, sequences = work(recipe, place, size, speed)
+        seconds, sequences = work(recipe, place.at(job.round), size, speed)
         minutes = 0.0 if state == "unchanged" else OVERHEAD * seconds / 60
         rows.append((job.name, job.what, minutes, _memory(size, sequences), _disk(size, kind_of(job.name)), state))
     if "report" in recipe.stages:
@@ -162,25 +162,27 @@ def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
 
 def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     split = place.rankings
-    seconds, tokens = _preferences(recipe, split.train, split.held_out, 1, size, speed)
+    labelled = place.round * _labelled(recipe, place)
+    learned = _ranked_tokens(split.train) + _answers(recipe, labelled, size, speed)[2]
+    seconds, tokens = _preferences(recipe, learned, split.held_out, 1, size, speed)
     if again := recipe.reward.shuffles + sum(recipe.reward.learning_curve):
-        once = 6 * size.branch * _ranked_tokens(split.train) * recipe.reward.num_train_epochs / speed.train
+        once = 6 * size.branch * learned * recipe.reward.num_train_epochs / speed.train
         seconds += again * once + 2 * size.trunk * tokens / speed.forward  # one pass of the trunk serves them all
     return seconds, tokens
 
 
 def _judge(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     split = place.rankings
-    return _preferences(recipe, split.held_out, split.train, JUDGE_EPOCHS, size, speed)
+    return _preferences(recipe, _ranked_tokens(split.held_out), split.train, JUDGE_EPOCHS, size, speed)
 
 
 def _preferences(
-    recipe: Recipe, learned: Sequence[Ranking], held_out: Sequence[Ranking], epochs: int, size: Size, speed: Speed
+    recipe: Recipe, learned: float, held_out: Sequence[Ranking], epochs: int, size: Size, speed: Speed
 ) -> tuple[float, float]:
-    """What trains and what is held out are both scored, the first is also trained on."""
+    """`learned` tokens and what is held out are both scored, the first are also trained on."""
     config = recipe.reward
-    measured = min(1.0, MEASURED_PROMPTS / max(1, len(held_out))) if has_judge(recipe) else 1.0
-    train = (1 + config.negatives) * _ranked_tokens(learned)
+    measured = min(1.0, MEASURED_RANKINGS / max(1, len(held_out))) if has_judge(recipe) else 1.0
+    train = (1 + config.negatives) * learned
     test = measured * _ranked_tokens(held_out)
     branches = 1 if config.members == 1 else config.members * BOOTSTRAPPED
     branch = 6 * size.branch * train * epochs * config.num_train_epochs * branches / speed.train
@@ -203,20 +205,31 @@ def _dpo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     return scoring / speed.forward + share * _train(size, speed, tokens, response, epochs), tokens
 
 
+def _answers(recipe: Recipe, count: float, size: Size, speed: Speed) -> tuple[float, float, float]:
+    """(seconds to sample, tokens of the answers, tokens with their prompts) of so many answers, as PPO samples them."""
+    response, asked = count * recipe.ppo.response_length * 0.5, count * PROMPT_TOKENS
+    return 2 * size.total * (response / speed.decode + asked / speed.forward), response, asked + response
+
+
+def _labelled(recipe: Recipe, place: Workplace) -> int:
+    """Answers that a round ranks."""
+    return min(recipe.rounds.prompts, len(place.prompts.records)) * recipe.rounds.num_generations
+
+
 def _label(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
-    config, ppo = recipe.rounds, recipe.ppo
-    answers = config.prompts * config.num_generations
-    response, asked = answers * ppo.response_length * 0.5, answers * PROMPT_TOKENS
-    seconds = 2 * size.total * response / speed.decode + 2 * size.total * (asked + response) / speed.forward
-    return seconds, asked + response
+    """The answers are scored by the reward model that the policy learned from, and by what ranks them."""
+    seconds, _, tokens = _answers(recipe, _labelled(recipe, place), size, speed)
+    scored = 2 if recipe.rounds.label_model else 1
+    return seconds + scored * 2 * size.total * tokens / speed.forward, tokens
 
 
 def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     config = recipe.ppo
-    response = config.total_episodes * config.response_length * 0.5
-    tokens = response + config.total_episodes * PROMPT_TOKENS
-    decode = 2 * size.total * response / speed.decode + 2 * size.total * (tokens - response) / speed.forward
+    decode, response, tokens = _answers(recipe, config.total_episodes, size, speed)
     scoring = (2 * size.trunk + 4 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
+    if config.shaping == "preference":  # an answer of the SFT model to each prompt
+        more, _, reference = _answers(recipe, config.total_episodes / config.num_generations, size, speed)
+        decode, scoring = decode + more, scoring + 2 * (size.trunk + size.branch) * reference
     value = 6 * size.branch * tokens * config.num_ppo_epochs / speed.train if config.advantage == "gae" else 0.0
     policy = _train(size, speed, tokens, response, config.num_ppo_epochs)
     return decode + scoring / speed.forward + value + policy, config.batch_size * (

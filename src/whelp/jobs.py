@@ -25,15 +25,15 @@ from whelp.scorers import critic, members_in, scorer, where_trusted
 from whelp.splits import has_judge, held_out_fraction, refuse_trained, split_demonstrations
 from whelp.stages import controls, dpo, evaluate, on_policy, ppo, reward, sft
 from whelp.stages.context import spread
-from whelp.text.formats import Loaded, read_prompts
+from whelp.text.formats import Loaded, read_prompts, with_one_id
 from whelp.types import Ranking
 from whelp.workplace import Input, Workplace, kind_of
 
 JUDGE_SEED = 1_000
 JUDGE_EPOCHS = 2
 """Times the reward model's: the judge starts from the raw model, which prefers that harm is helped."""
-MEASURED_PROMPTS = 300
-"""Of those that a reward model never saw: scoring all of it would take as long as the training."""
+MEASURED_RANKINGS = 300
+"""Of those that a reward model never saw: scoring them all would take as long as the training."""
 BRIEF = "builtin:brief"
 
 
@@ -66,6 +66,11 @@ def settings(*sections: str) -> Callable[[Workplace], dict[str, Any]]:
 
 def data_input(loaded: Loaded[Any]) -> Input:
     return Input(loaded.path, loaded.sha256)
+
+
+def file_input(file: Path) -> Input:
+    """One that an earlier stage or people write."""
+    return Input(str(file), sha256_file(file) if file.exists() else "not made yet")
 
 
 # -- sft --------------------------------------------------------------------------------------------------------------
@@ -123,14 +128,14 @@ def reward_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {"model": place.model_input(reward_source(place))} | rankings_inputs(place)
     if place.policy != place.base:
         inputs |= {"policy": place.model_input(place.policy), "demonstrations": data_input(place.demonstrations)}
-    return inputs | {folder.name: place.model_input(folder) for folder in rounds.folders(place)}
+    return inputs | {folder.name: file_input(folder / rounds.RANKED) for folder in rounds.folders(place)}
 
 
 def reward_work(place: Workplace) -> dict[str, Any]:
     split = place.rankings
     place.tell(split.loaded)
     place.progress.say(f"the reward model starts from {reward_source(place)}")
-    train = [*split.train, *rounds.labelled(place)]
+    train = with_one_id([*split.train, *rounds.labelled(place)])
     return train_reward_model(place, place.named("reward"), reward_source(place), train, split.held_out)
 
 
@@ -177,7 +182,7 @@ def train_reward_model(
     class_name(engine.models["reward"].source.config, "scalar")  # better known now than when it is to be written
     say_notes(place, engine, "reward")
     if has_judge(place.recipe):
-        held_out = spread(held_out, MEASURED_PROMPTS, attrgetter("prompt.category"))
+        held_out = spread(held_out, MEASURED_RANKINGS, attrgetter("prompt.category"))
     result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
     tell_truncated(place, result, "reward")
     if kind_of(name) == "reward" and (config.shuffles or config.learning_curve):
@@ -209,16 +214,16 @@ def ppo_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {"model": place.model_input(place.policy), "prompts": data_input(place.prompts)}
     if "model" in config.rewards:
         inputs["reward"] = place.model_input(place.reward_model)
-    inputs |= code_inputs(config.reward)
+    inputs |= code_inputs(config.rewards)
     if config.ptx_coef:
         inputs["demonstrations"] = data_input(place.demonstrations)
     return inputs
 
 
-def code_inputs(formula: str) -> dict[str, Input]:
-    """The files of the Python functions in a reward."""
-    files = sorted({name.rpartition(":")[0] for name in functions(formula)})
-    return {f"code of {file}": Input(file, sha256_file(Path(file))) for file in files}
+def code_inputs(rewards: Mapping[str, float]) -> dict[str, Input]:
+    """The files of the Python functions among the rewards."""
+    files = sorted({name.rpartition(":")[0] for name in functions(rewards)})
+    return {f"code of {file}": file_input(Path(file)) for file in files}
 
 
 def ppo_work(place: Workplace) -> dict[str, Any]:
@@ -260,9 +265,11 @@ def rounds_inputs(place: Workplace) -> dict[str, Input]:
         "reward": place.model_input(before.reward_model),
         "prompts": data_input(place.prompts),
     }
+    if not config.labels:
+        inputs["ranks"] = file_input(rounds.to_rank(place))
     if config.label_model is not None:
         inputs["label_model"] = place.model_input(resolve(config.label_model, place.progress.say))
-    return inputs | (code_inputs(config.label) if config.labels else {})
+    return inputs | code_inputs(config.labels)
 
 
 # -- dpo --------------------------------------------------------------------------------------------------------------

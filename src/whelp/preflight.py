@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from whelp.config import Recipe
 from whelp.errors import ConfigError, DataError
 from whelp.models.loading import context_of
+from whelp.models.sources import resolve
 from whelp.rewards.compose import load_function
 from whelp.rewards.formula import functions
 from whelp.rewards.rules import refuse_unchecked
@@ -19,8 +21,11 @@ from whelp.workplace import Workplace
 
 
 def refuse_unmade(place: Workplace) -> None:
-    """Raises `ConfigError` where PPO wants the run's reward model and there is none."""
+    """Raises `ConfigError` where PPO wants the run's reward model and there is none, `ModelError` where rounds.label_model names
+    none."""
     recipe = place.recipe
+    if recipe.rounds.n and recipe.rounds.label_model:
+        resolve(recipe.rounds.label_model, place.progress.say)
     wanted = "ppo" in recipe.stages and "model" in recipe.ppo.rewards and not recipe.ppo.reward_model
     if wanted and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
         raise ConfigError(
@@ -31,15 +36,20 @@ def refuse_unmade(place: Workplace) -> None:
 def check_code(place: Workplace) -> None:
     """Raises `ConfigError` where the recipe names Python functions and the user did not allow code, `DataError` where one of them
     cannot be loaded."""
-    recipe = place.recipe
-    named = functions(recipe.ppo.reward) if "ppo" in recipe.stages else []
-    named += functions(recipe.rounds.label) if recipe.rounds.n and recipe.rounds.labels else []
-    if named and not place.allow_code:
-        raise ConfigError(
-            f"ppo.reward names Python code, which runs with your rights: {', '.join(named)}. Read it, then give --allow_code."
-        )
-    for name in named:
-        load_function(name)
+    for setting, rewards in scored_by(place.recipe).items():
+        named = functions(rewards)
+        if named and not place.allow_code:
+            raise ConfigError(
+                f"{setting} names Python code, which runs with your rights: {', '.join(named)}. Read it, then give --allow_code."
+            )
+        for name in named:
+            load_function(name)
+
+
+def scored_by(recipe: Recipe) -> dict[str, Mapping[str, float]]:
+    """What scores answers in this run, by the setting that names it."""
+    found = {"ppo.reward": recipe.ppo.rewards} if "ppo" in recipe.stages else {}
+    return found | ({"rounds.label": recipe.rounds.labels} if "ppo" in recipe.stages and recipe.rounds.n else {})
 
 
 def check_data(place: Workplace) -> None:
@@ -53,8 +63,9 @@ def check_data(place: Workplace) -> None:
     trained = set[str]().union(*(place.training_prompts(name) for name in names))
     if "ppo" in names:
         prompts = place.prompts.records
-        if "checker" in recipe.ppo.rewards or (recipe.rounds.n and "checker" in recipe.rounds.labels):
-            refuse_unchecked(prompts)
+        for setting, rewards in scored_by(recipe).items():
+            if "checker" in rewards:
+                refuse_unchecked(prompts, setting)
         refuse_long(place.chat(place.base), place.base, prompts, recipe.ppo.response_length)
     if "evaluate" in names:
         prompts, model = place.evaluation.records, next(iter(place.compared.values()))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.rewards.formula import functions, parse
+from whelp.rewards.formula import functions
 from whelp.text.formats.lines import BUILTIN, builtins, is_of_the_hub
 
 ORDER = ("sft", "reward", "ppo", "dpo", "evaluate", "report")
@@ -102,7 +102,7 @@ def stage_order(recipe: Recipe) -> Iterator[Mistake]:
 def rewards(recipe: Recipe) -> Iterator[Mistake]:
     """What scores an answer is written as a sum, and a function stands in a file."""
     try:
-        parse(recipe.ppo.reward)
+        weights = recipe.ppo.rewards
     except ValueError as error:
         yield Mistake(
             ("ppo.reward",),
@@ -110,10 +110,21 @@ def rewards(recipe: Recipe) -> Iterator[Mistake]:
             "model + 0.5 * checker",
         )
         return
-    for name in functions(recipe.ppo.reward):
+    if "ppo" not in recipe.stages:
+        return
+    yield from _missing_files("ppo.reward", weights)
+    if recipe.ppo.shaping != "none" and "model" not in weights:
+        yield Mistake(
+            ("ppo.shaping", "ppo.reward"),
+            f"given {recipe.ppo.shaping} with ppo.reward {recipe.ppo.reward!r}; expected model there: its score is shaped",
+        )
+
+
+def _missing_files(setting: str, weights: Mapping[str, float]) -> Iterator[Mistake]:
+    for name in functions(weights):
         file = name.rpartition(":")[0]
-        if "ppo" in recipe.stages and not Path(file).is_file():
-            yield Mistake(("ppo.reward",), f"there is no file {file!r} (paths are taken from where the command is run)")
+        if not Path(file).is_file():
+            yield Mistake((setting,), f"there is no file {file!r} (paths are taken from where the command is run)")
 
 
 def _rewards(recipe: Recipe) -> Mapping[str, float]:
@@ -140,10 +151,9 @@ def reward_model(recipe: Recipe) -> Iterator[Mistake]:
 def rounds(recipe: Recipe) -> Iterator[Mistake]:
     """A round trains reward model and policy again, and somebody ranks what they learn from."""
     config = recipe.rounds
-    if not config.n:
+    if not config.n or "ppo" not in recipe.stages:
         return
-    missing = [stage for stage in ("reward", "ppo") if stage not in recipe.stages]
-    if missing or "model" not in _rewards(recipe) or recipe.ppo.reward_model is not None:
+    if "reward" not in recipe.stages or "model" not in _rewards(recipe) or recipe.ppo.reward_model is not None:
         yield Mistake(
             ("rounds.n", "stages", "ppo.reward", "ppo.reward_model"),
             f"given {config.n}, and a round trains a reward model for PPO; expected reward and ppo in stages, model in "
@@ -164,12 +174,7 @@ def rounds(recipe: Recipe) -> Iterator[Mistake]:
             f"given {config.label_model or 'nothing'} with rounds.label {config.label!r}; expected a reward model's folder where "
             "rounds.label names model, and only there",
         )
-    for name in functions(config.label) if labels else []:
-        file = name.rpartition(":")[0]
-        if not Path(file).is_file():
-            yield Mistake(
-                ("rounds.label",), f"there is no file {file!r} (paths are taken from where the command is run)"
-            )
+    yield from _missing_files("rounds.label", labels)
 
 
 def report_input(recipe: Recipe) -> Iterator[Mistake]:

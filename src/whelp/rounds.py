@@ -6,24 +6,23 @@ A round is three stages: `label-1`, then `reward-1` and `ppo-1` as in the run's 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from whelp.engines.base import SamplingParams
 from whelp.errors import DataError, Interrupted
-from whelp.runs.files import write_text_atomic
-from whelp.scorers import labeller, members_in
+from whelp.runs.files import sha256_json, write_text_atomic
+from whelp.scorers import labeller, reward_engine
 from whelp.stages import trust
 from whelp.stages.comparisons import render, strict_pairs
 from whelp.stages.context import shuffled
 from whelp.text.chat import sequences
-from whelp.text.formats import read_rankings, read_source
-from whelp.types import Completion, Ranking
+from whelp.text.formats import prompt_hash, read_rankings, read_source
+from whelp.types import Completion, Prompt, Ranking
 from whelp.workplace import Workplace
 
 RANKED = "rankings.jsonl"
-TO_RANK = "to_rank.jsonl"
 
 
 def folders(place: Workplace) -> list[Path]:
@@ -46,12 +45,7 @@ def work(place: Workplace) -> dict[str, Any]:
     Raises `Interrupted` where people are to rank them and have not yet, `DataError` where what they wrote cannot be used.
     """
     folder = place.folder("label")
-    if place.recipe.rounds.labels:
-        rows = answered(place)
-    else:
-        if not (folder / TO_RANK).exists():
-            write(folder / TO_RANK, answered(place))
-        rows = ranked_by_people(folder / TO_RANK)
+    rows = answered(place) if place.recipe.rounds.labels else ranked_by_people(place)
     told_apart = [row for row in rows if len(set(row["ranks"])) > 1]
     if not told_apart:
         raise DataError(
@@ -70,7 +64,7 @@ def work(place: Workplace) -> dict[str, Any]:
 def answered(place: Workplace) -> list[dict[str, Any]]:
     """A record for each drawn prompt, with its different answers and their ranks: null where people are to write them."""
     config, ppo = place.recipe.rounds, place.recipe.ppo
-    every = place.prompts.records
+    every = askable(place)
     prompts = [every[i] for i in shuffled(len(every), place.recipe.seed, place.round)[: config.prompts]]
     policy = place.at(place.round - 1).folder("ppo")
     engine = place.engine(policy, temperature=ppo.temperature)
@@ -90,15 +84,33 @@ def answered(place: Workplace) -> list[dict[str, Any]]:
     groups: dict[str, dict[str, tuple[Completion, float | None]]] = {}
     for completion, score in zip(completions, scores, strict=True):
         groups.setdefault(completion.prompt.id, {}).setdefault(completion.text.strip(), (completion, score))
-    return [row(place.round, list(group.values()), config.label) for group in groups.values() if len(group) > 1]
+    rows = [row(list(group.values()), config.label) for group in groups.values() if len(group) > 1]
+    if not rows:
+        raise DataError(
+            f"{policy} gives each of {len(prompts)} prompts one and the same answer, so there is nothing to rank: its KL to the "
+            "SFT model is too large. A higher ppo.kl_coef or a lower ppo.learning_rate keeps it nearer."
+        )
+    return rows
 
 
-def row(number: int, answers: Sequence[tuple[Completion, float | None]], label: str) -> dict[str, Any]:
+def askable(place: Workplace) -> list[Prompt]:
+    """PPO's prompts without those that measure the reward model or teach the judge. Raises `DataError` where none is left."""
+    held_out = {prompt_hash(ranking.prompt.messages) for ranking in place.rankings.held_out}
+    prompts = [prompt for prompt in place.prompts.records if prompt_hash(prompt.messages) not in held_out]
+    if not prompts:
+        raise DataError(
+            f"{place.prompts.path}: all {len(place.prompts.records)} prompts are held out from the reward model, so none can be "
+            "ranked in a round. Give ppo.train_file other prompts than reward.train_file."
+        )
+    return prompts
+
+
+def row(answers: Sequence[tuple[Completion, float | None]], label: str) -> dict[str, Any]:
     """One ranking as a record; ranks are places among the scores, equal scores are ties."""
     prompt, scores = answers[0][0].prompt, [score for _, score in answers]
     known = [score for score in scores if score is not None]
     return {
-        "id": f"round-{number}-{prompt.id}",
+        "id": prompt.id,
         "category": prompt.category,
         "prompt": [{"role": message.role, "content": message.content} for message in prompt.messages],
         "completions": [completion.text.strip() for completion, _ in answers],
@@ -107,33 +119,52 @@ def row(number: int, answers: Sequence[tuple[Completion, float | None]], label: 
     }
 
 
-def ranked_by_people(file: Path) -> list[dict[str, Any]]:
-    """The records of `file` with the ranks that people wrote.
+def to_rank(place: Workplace) -> Path:
+    """Where people rank. It lies beside the stages and is named by what it asks, so that no change of the recipe throws their
+    work away, and a change back finds it again."""
+    rounds, ppo = place.recipe.rounds, place.recipe.ppo
+    policy = place.model_id(place.at(place.round - 1).folder("ppo"))
+    drawn = (place.recipe.seed, rounds.prompts, rounds.num_generations, ppo.temperature, ppo.response_length)
+    asked = sha256_json([policy, place.prompts.sha256, *drawn])[:6]
+    return place.run.path / f"{place.named('to_rank')}-{asked}.jsonl"
 
-    Raises `Interrupted` where they have written none, `DataError` where only some are ranked, or by something else than numbers.
+
+def ranked_by_people(place: Workplace) -> list[dict[str, Any]]:
+    """The records of `to_rank` with the ranks that people wrote; the answers are sampled and written there first.
+
+    Raises `Interrupted` where they have written none, `DataError` where only some are ranked, or by something else than a number
+    for each answer.
     """
+    file = to_rank(place)
+    if not file.exists():
+        write(file, answered(place))
     source = read_source(file)
     rows = [row.value if isinstance(row.value, dict) else {} for row in source.rows]
-    ranks: list[list[Any]] = [row["ranks"] if isinstance(row.get("ranks"), list) else [None] for row in rows]
-    if all(rank is None for given in ranks for rank in given):
+    if all(rank is None for row in rows for rank in row.get("ranks") or [None]):
         raise Interrupted(
             f"{len(rows)} prompts with their answers wait for people in {file}: write into each record's ranks 1 for the best "
             "answer, 2 for the next, and equal numbers for a tie"
         )
-    are_numbers = [all(type(rank) is int and rank >= 1 for rank in given) for given in ranks]
-    if wrong := [row.line for row, fine in zip(source.rows, are_numbers, strict=True) if not fine]:
+    if wrong := [
+        row.line for row, record in zip(source.rows, rows, strict=True) if row.problem or not is_ranked(record)
+    ]:
         raise DataError(
-            f"{file}: {len(wrong)} of {len(rows)} records are not ranked (line {', '.join(map(str, wrong[:5]))}): expected a "
-            "whole number from 1 for each answer. Take out a record that nobody can rank."
+            f"{file}: {len(wrong)} of {len(rows)} records are not ranked (line {', '.join(map(str, wrong[:5]))}): expected ranks "
+            "with a whole number from 1 for each answer. Take out a record that nobody can rank."
         )
     return rows
 
 
+def is_ranked(record: Mapping[str, Any]) -> bool:
+    ranks, answers = record.get("ranks"), record.get("completions")
+    if not isinstance(ranks, list) or not isinstance(answers, list) or len(ranks) != len(answers):
+        return False
+    return all(type(rank) is int and rank >= 1 for rank in ranks)
+
+
 def how_right(place: Workplace, rankings: Sequence[Ranking]) -> dict[str, Any]:
     """Accuracy of the round before's reward model on fresh pairs."""
-    folder = place.at(place.round - 1).reward_model
-    engine = place.engine(folder, place.recipe.reward.max_length)
-    engine.add("reward", place.spec(folder, head="scalar", members=members_in(folder)))
+    engine = reward_engine(place, place.at(place.round - 1).reward_model)
     with engine.hold(render(engine.chat, rankings)[0]) as held:
         accuracy = trust.accuracy(engine, "reward", held, rankings)
     return {"pairs": len(strict_pairs(rankings)[0]), "accuracy": accuracy.as_dict()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,7 +30,8 @@ def scorer(place: Workplace, engine: LocalEngine) -> Reward:
     weights = place.recipe.ppo.rewards
     if "model" not in weights:
         return _sum(weights, None)
-    warn_or_refuse(place, read_json(place.reward_model / "metrics.json"))
+    warn_or_refuse(place, place.reward_model)
+    warn_of_unit(place, place.reward_model)
     learned, gain = _learned(place, engine, place.reward_model, "reward")
     if place.recipe.ppo.shaping == "preference":
         ppo = place.recipe.ppo
@@ -42,23 +42,23 @@ def scorer(place: Workplace, engine: LocalEngine) -> Reward:
 
 def labeller(place: Workplace, engine: LocalEngine) -> Reward:
     """What ranks the policy's answers in an online round, where no people do."""
-    config = place.recipe.rounds
-    if config.label_model is None:
-        return _sum(config.labels, None)
-    return _sum(config.labels, _learned(place, engine, resolve(config.label_model, place.progress.say), "gold")[0])
+    config, learned = place.recipe.rounds, None
+    if config.label_model is not None:
+        learned, _ = _learned(place, engine, resolve(config.label_model, place.progress.say), "gold")
+    return _sum(config.labels, learned, CheckerReward(beside_twins=False))
 
 
-def _sum(weights: Mapping[str, float], learned: Reward | None) -> Reward:
-    return WeightedSum([(weight, _part(name, learned)) for name, weight in weights.items()])
+def _sum(weights: Mapping[str, float], learned: Reward | None, checker: Reward | None = None) -> Reward:
+    return WeightedSum([(weight, _part(name, learned, checker or CheckerReward())) for name, weight in weights.items()])
 
 
-def _part(name: str, learned: Reward | None) -> Reward:
+def _part(name: str, learned: Reward | None, checker: Reward) -> Reward:
     match name:
         case "model":
             assert learned is not None
             return learned
         case "checker":
-            return CheckerReward()
+            return checker
         case _:
             return load_function(name)
 
@@ -76,12 +76,6 @@ def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> 
             f"{folder}: config.json has {len(shifts)} reward_member_shifts, but there are {members} members; expected as many."
         )
     shift = torch.tensor(shifts, dtype=torch.float32)
-    scaled_at, temperature = getattr(config, "reward_temperature", None), place.recipe.ppo.temperature
-    if scaled_at is not None and scaled_at != temperature:
-        place.progress.warn(
-            f"the unit of this reward was measured on samples at temperature {scaled_at:g} and PPO samples at {temperature:g}: "
-            "kl_coef weighs otherwise. Train the reward model again with this temperature."
-        )
     ppo = place.recipe.ppo
     join = partial(aggregate, how=ppo.reward_aggregation, uncertainty_coef=ppo.uncertainty_coef)
     reward: Reward = ModelReward(engine, name, shift, join)
@@ -91,6 +85,13 @@ def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> 
         )
         reward = TextReward(home, home.chat, name, shift, join)
     return reward, getattr(config, "reward_gain", 1.0)
+
+
+def reward_engine(place: Workplace, folder: Path) -> LocalEngine:
+    """An engine with the reward model of `folder`, under the name "reward", to score texts with."""
+    engine = place.engine(folder, place.recipe.reward.max_length)
+    engine.add("reward", place.spec(folder, head="scalar", members=members_in(folder)))
+    return engine
 
 
 def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:
@@ -133,14 +134,26 @@ def members_in(folder: Path) -> int:
     return 1 + len(list(folder.glob("member-*")))
 
 
-def warn_or_refuse(place: Workplace, metrics: Mapping[str, Any]) -> None:
+def warn_or_refuse(place: Workplace, folder: Path) -> None:
+    """Raises `TrainingError` where the reward model of `folder` is worse than the surface of the answers."""
+    metrics = read_json(folder / "metrics.json")
     advantage = metrics.get("advantage")
     if not advantage:
         place.progress.warn("nothing is known of this reward model's accuracy on held-out pairs")
     elif advantage["high"] < 0:
         raise TrainingError(
-            f"PPO refuses this reward model. {metrics['verdict']} Look at reward/metrics.json, give more or cleaner rankings, or "
-            "train it with another learning rate."
+            f"PPO refuses this reward model. {metrics['verdict']} Look at {folder / 'metrics.json'}, give more or cleaner "
+            "rankings, or train it with another learning rate."
         )
     elif not metrics.get("trusted"):
         place.progress.warn(f"{metrics['verdict']} PPO will learn whatever it rewards.")
+
+
+def warn_of_unit(place: Workplace, folder: Path) -> None:
+    scaled_at = read_json(folder / "config.json").get("reward_temperature")
+    temperature = place.recipe.ppo.temperature
+    if scaled_at is not None and scaled_at != temperature:
+        place.progress.warn(
+            f"the unit of this reward was measured on samples at temperature {scaled_at:g} and PPO samples at {temperature:g}: "
+            "kl_coef weighs otherwise. Train the reward model again with this temperature."
+        )

@@ -45,6 +45,13 @@ def test_alone_in_its_batch_a_claim_is_scored_alone():
     assert rewards(answer(TRUE, "Yes, it is.")) == [1.0]
 
 
+def test_to_rank_the_answers_to_one_claim_its_twin_does_not_count():
+    """Answered wrongly throughout, the twin would make a right answer no better than a wrong one."""
+    every = [answer(TRUE, "Yes, it is."), answer(TRUE, "No, it is not."), answer(FALSE, "Yes, it is.")]
+    assert rewards(*every) == [-1.0, -1.0, -1.0]
+    assert CheckerReward(beside_twins=False)(every, None).tolist() == [1.0, -1.0, -1.0]  # type: ignore[arg-type]
+
+
 def test_a_prompt_without_a_check_is_named():
     with pytest.raises(DataError, match=r"1 of 1 prompts have no check \(for example bare\)"):
         rewards(answer(Prompt("bare", (Message("user", "Hello"),)), "Hi."))

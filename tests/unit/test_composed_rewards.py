@@ -131,7 +131,7 @@ def test_a_file_that_is_not_there_is_named() -> None:
 
 
 def test_functions_are_found() -> None:
-    assert functions("model - 0.1 * a.py:f + b.py:g") == ["a.py:f", "b.py:g"]
+    assert functions(parse("model - 0.1 * a.py:f + b.py:g")) == ["a.py:f", "b.py:g"]
 
 
 def test_a_sum_weighs_its_parts() -> None:

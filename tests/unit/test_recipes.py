@@ -224,6 +224,8 @@ class TestBetweenValues:
             (["stages=[report]", "output_dir=none"], "report shows what other stages did and none does not exist"),
             (["sft.train_file=gone.jsonl"], "'sft.train_file': there is no file 'gone.jsonl'"),
             (["ppo.train_file=builtin:promts"], "given builtin:promts; expected one of .*builtin:prompts"),
+            (["ppo.shaping=preference", "ppo.reward=checker"], "expected model there: its score is shaped"),
+            (["rounds.n=1", "ppo.reward=checker"], "a round trains a reward model for PPO"),
             (["device=gpu"], "'device': given 'gpu'; expected auto, cpu, cuda"),
         ],
     )
@@ -241,6 +243,8 @@ class TestBetweenValues:
             ["stages=[report]", "output_dir=earlier"],
             ["stages=[sft]", "reward.train_file=not-read-by-this-run.jsonl"],
             ["device=cuda:1"],
+            ["rounds.n=1", "stages=[sft]"],
+            ["rounds.n=1", "stages=[evaluate, report]"],
         ],
     )
     def test_allowed(self, overrides, tmp_path, monkeypatch):

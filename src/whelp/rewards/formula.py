@@ -36,6 +36,6 @@ def parse(formula: str) -> Mapping[str, float]:
     return weights
 
 
-def functions(formula: str) -> list[str]:
-    """The Python functions in it, FILE.py:FUNCTION."""
-    return [name for name in parse(formula) if FUNCTION.fullmatch(name)]
+def functions(weights: Mapping[str, float]) -> list[str]:
+    """The Python functions among the names, FILE.py:FUNCTION."""
+    return [name for name in weights if FUNCTION.fullmatch(name)]

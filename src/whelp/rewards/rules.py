@@ -23,23 +23,28 @@ class CheckerReward:
     """2 * mark - 1 of the prompt's own check, less the share of repeated 4-grams: about -2 to 1.
 
     A claim's mark is multiplied by the mean mark of its twin in the batch (the same claim with its truth turned round), where it
-    is there: else a policy that says yes to everything earns as much as one that knows.
+    is there: else a policy that says yes to everything earns as much as one that knows. `beside_twins` False leaves that out:
+    among answers to one claim it would call right and wrong equal wherever the twin is never answered rightly.
     Raises `DataError` for a prompt without a check.
     """
 
+    beside_twins: bool = True
+
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
-        marks = with_twins(completions, [mark(completion) for completion in completions])
+        marks = [mark(completion) for completion in completions]
+        if self.beside_twins:
+            marks = with_twins(completions, marks)
         repeated = [REPETITION_PENALTY * repetition(completion.text) for completion in completions]
         return torch.tensor([2.0 * m - 1.0 - r for m, r in zip(marks, repeated, strict=True)], dtype=torch.float32)
 
 
-def refuse_unchecked(prompts: Sequence[Prompt]) -> None:
-    """Raises `DataError` where a prompt has no check."""
+def refuse_unchecked(prompts: Sequence[Prompt], setting: str = "ppo.reward") -> None:
+    """Raises `DataError` where a prompt has no check; `setting` is what asks for one."""
     without = [prompt.id for prompt in prompts if prompt.check is None]
     if without:
         raise DataError(
-            f"ppo.reward asks the checker, but {len(without)} of {len(prompts)} prompts have no check (for example "
-            f"{', '.join(without[:5])}). Give every prompt a `check`, or score with ppo.reward: model."
+            f"{setting} asks the checker, but {len(without)} of {len(prompts)} prompts have no check (for example "
+            f"{', '.join(without[:5])}). Give every prompt a `check`, or take checker out of {setting}."
         )
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "read_rankings",
     "read_source",
     "split_by_hash",
+    "with_one_id",
 ]
 
 _SHOWN = 10
