@@ -39,7 +39,7 @@ def whelp(
     """Raise a raw language model into a helpful, honest and harmless assistant: SFT, reward model, PPO, evaluation.
 
     \b
-    whelp run                       all of it on a small model, in about 20 minutes
+    whelp run                       all of it on a small model
     whelp run smoke                 the same, as short as possible (3 minutes)
     whelp chat                      talk with the result
     whelp init --data pairs.jsonl   a recipe for your own data

@@ -48,7 +48,7 @@ def run(
     A stage whose inputs have not changed is not run again.
 
     \b
-    whelp run                                  the default: 20 minutes on two cores
+    whelp run                                  the default; --dry_run says what it takes here
     whelp run --dry_run                        what it will cost, and nothing more
     whelp run smoke                            every stage, as short as possible
     whelp run my.yaml ppo.kl_coef=0.1 seed=1   your recipe, two settings changed
