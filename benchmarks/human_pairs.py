@@ -16,7 +16,7 @@ import hashlib
 import sys
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from results import DOCS, ROOT, percent, points, table, write_between
 from scipy.stats import binomtest
 from torch import Tensor
 
+from whelp.engines.base import Metrics, Term
 from whelp.engines.local import LocalEngine, LocalHeld
 from whelp.jobs import optimizer
 from whelp.maths.stats import clustered_bootstrap
@@ -34,7 +35,7 @@ from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.manifest import Run
-from whelp.stages import reward
+from whelp.stages import reward, sft
 from whelp.stages.comparisons import right
 from whelp.stages.context import Stage
 from whelp.stages.trust import answer_scores, compare
@@ -72,6 +73,8 @@ class Trial:
     folds: tuple[int, ...] = (0, 1)
     model: Path | None = None
     """None: the recipe's model."""
+    lm_coef: float = 0.0
+    """Weight of the loss of the chosen answers as a language model's, on the same branch."""
 
     def record(self, of: str, fold: int) -> Path:
         return RECORDS / f"{self.name}-{of}-{fold}.json"
@@ -89,6 +92,7 @@ TRIALS = (
     Trial("cut-256", "no more than the last 256 tokens", ("reward.max_length=256",)),
     Trial("layers-8", "eight layers", ("trainable_layers=8",)),
     Trial("sft", "from the SFT model", model=ROOT / "runs" / "results" / "assistant-0" / "sft"),
+    Trial("lm", "and the chosen answers as a language model's, weight 0.1", lm_coef=0.1),
     Trial("full", "all layers, 5e-5", ("trainable_layers=all", "reward.learning_rate=5e-5")),
     Trial("shared", "four layers, one epoch, 2e-4, four pairs a step", (), tuple(SETS), tuple(range(FOLDS))),
 )
@@ -152,7 +156,10 @@ class Rows(dict[int, Tensor]):
 
 
 class DiskEngine(LocalEngine):
-    """The local engine, with the outputs of its trunks on disk from one run to the next."""
+    """The local engine, with the outputs of its trunks on disk from one run to the next. With `lm_coef` its model "policy" learns
+    the chosen answers beside every update."""
+
+    lm_coef = 0.0
 
     @contextmanager
     def hold(self, sequences: Sequences) -> Iterator[LocalHeld]:
@@ -161,6 +168,14 @@ class DiskEngine(LocalEngine):
                 if trunk.decoder is not None:
                     held.cache[key] = Rows(Store(RUNS / key, trunk.hidden_size), sequences)
             yield held
+
+    def update(self, terms: Sequence[Term], lr: Mapping[str, float]) -> Metrics:
+        if not self.lm_coef:
+            return super().update(terms, lr)
+        (term,) = terms
+        chosen = term.held.select(range(0, len(term.held.sequences), 2))
+        both = super().update([term, sft.term(chosen, self.lm_coef)], {**lr, "policy": lr[term.model]})
+        return {name: value for name, value in both.items() if name.startswith(term.model)}
 
 
 # -- the queue --------------------------------------------------------------------------------------------------------
@@ -200,8 +215,13 @@ def run(trial: Trial, of: str, fold: int, pairs: Sequence[Ranking]) -> dict[str,
     source = trial.model or place.base
     engine = DiskEngine(place.chat(source, recipe.reward.max_length), place.compute)
     began = time.perf_counter()
-    spec = place.spec(source, head="scalar", optimizer=optimizer(recipe.reward), fresh_head=True)
-    engine.add("reward", spec)
+    learns = {"optimizer": optimizer(recipe.reward)}
+    if trial.lm_coef:
+        engine.lm_coef = trial.lm_coef
+        engine.add("policy", place.spec(source, **learns))
+        engine.add("reward", place.spec(None, copy_of="policy", shares_branch=True, head="scalar", **learns))
+    else:
+        engine.add("reward", place.spec(source, head="scalar", fresh_head=True, **learns))
     stage = Stage(folder / "reward", place.progress, recipe.seed)
     trained = reward.train(engine, engine.chat, train, [], recipe.reward, stage)
     seconds = time.perf_counter() - began
