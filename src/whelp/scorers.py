@@ -116,7 +116,8 @@ def where_trusted(place: Workplace, prompts: Sequence[Prompt]) -> Sequence[Promp
     rewards = place.recipe.ppo.rewards
     if "model" not in rewards or "checker" in rewards:
         return prompts
-    guesses = guessed(read_json(place.reward_model / "metrics.json"))
+    twinned = {prompt.category for prompt in prompts if prompt.pair is not None}
+    guesses = guessed(read_json(place.reward_model / "metrics.json"), twinned)
     alone = {prompt.pair for prompt in prompts if prompt.category in guesses and prompt.pair is not None}
     kept = [prompt for prompt in prompts if prompt.category not in guesses and prompt.pair not in alone]
     left_out = sorted({prompt.category for prompt in prompts} & guesses.keys())

@@ -170,6 +170,7 @@ def test_a_category_is_guessed_where_it_is_no_better_than_a_coin_and_worse_than_
         claims=(0.52, 0.45, 0.59), writing=(0.74, 0.68, 0.79), few=(0.5, 0.2, 0.8), weak=(0.57, 0.52, 0.62)
     )
     assert trust.guessed(metrics) == {"claims": 0.52}
+    assert trust.guessed(metrics, twinned={"writing", "few", "weak"}) == {"claims": 0.52, "few": 0.5}
     assert trust.guessed({"n": 0}) == {}
 
 
@@ -193,7 +194,7 @@ def test_a_twin_is_left_out_too(recipe: Recipe, tmp_path: Path) -> None:
     """False claims without the true ones would teach the policy to contradict whatever is said."""
     run(only(recipe, "sft", "reward"))
     file = Path(recipe.output_dir) / "reward" / "metrics.json"
-    guessing = metrics_of(**{"true-claim": (0.5, 0.45, 0.55), "false-claim": (0.7, 0.6, 0.8)})
+    guessing = metrics_of(**{"true-claim": (0.5, 0.45, 0.66), "false-claim": (0.7, 0.6, 0.8)})
     file.write_text(json.dumps(json.loads(file.read_text()) | guessing))
     rows = [
         {"prompt": f"{kind} {i}", "category": kind, "pair": f"p{i}"}

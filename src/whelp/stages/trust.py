@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -178,8 +178,16 @@ def verdict(advantage: Estimate) -> str:
     return f"UNTRUSTWORTHY: it does not beat the surface baseline by more than noise ({points}); label more."
 
 
-def guessed(metrics: Mapping[str, Any]) -> dict[str, float]:
+def guessed(metrics: Mapping[str, Any], twinned: Collection[str] = ()) -> dict[str, float]:
     """The categories of held-out pairs in which the model of these metrics is no better than a coin and clearly worse than on
-    the whole, with its accuracy there. A category of few pairs has a wide interval and is none of them."""
+    the whole, with its accuracy there. A category of few pairs has a wide interval and is none of them.
+
+    In `twinned` categories each prompt has a twin that wants the opposite answer. Being right in one of them can be had by always
+    saying the same, so that there nothing but an interval above one half will do.
+    """
     accuracies = {name: held_out["accuracy"] for name, held_out in metrics.get("by_category", {}).items()}
-    return {name: a["mean"] for name, a in accuracies.items() if a["low"] <= 0.5 and a["high"] < metrics["accuracy"]}
+    return {
+        name: a["mean"]
+        for name, a in accuracies.items()
+        if a["low"] <= 0.5 and (name in twinned or a["high"] < metrics["accuracy"])
+    }
