@@ -8,10 +8,11 @@ Names are TRL's where TRL has one. Nothing here is read from anywhere else, and 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from whelp.rewards.formula import parse
 
@@ -25,6 +26,12 @@ class Section(BaseModel):
     """A part of the recipe; unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("train_file", "test_file", "prompts", "output_dir", check_fields=False)
+    @classmethod
+    def _home(cls, value: Any) -> Any:
+        """~ is the user's folder."""
+        return os.path.expanduser(value) if isinstance(value, str) else value  # noqa: PTH111
 
 
 class SFTConfig(Section):
@@ -54,7 +61,10 @@ class RewardConfig(Section):
     test_file: str | None = Field(
         None, description="held-out rankings; empty: test_fraction of train_file, split by prompt"
     )
-    test_fraction: Fraction = Field(0.2, description="share of the prompts held out where there is no test_file")
+    test_fraction: Fraction = Field(
+        0.2,
+        description="share of the prompts held out where there is neither a test_file nor a judge, which holds out its own",
+    )
     num_train_epochs: PositiveInt = Field(1, description="passes over the rankings")
     max_steps: PositiveInt | None = Field(None, description="stop after so many optimizer steps; empty: do not")
     learning_rate: Rate = Field(3e-4, description="peak of AdamW's learning rate")

@@ -77,7 +77,10 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
         work = ESTIMATES[kind_of(job.name)]
         seconds, sequences = work(recipe, place.at(job.round), size, speed)
         minutes = 0.0 if state == "unchanged" else OVERHEAD * seconds / 60
-        rows.append((job.name, job.what, minutes, _memory(size, sequences), _disk(size, kind_of(job.name)), state))
+        trained = replace(size, trainable=_sft_layers(recipe, size)) if job.name == "sft" else size
+        rows.append(
+            (job.name, job.what, minutes, _memory(trained, sequences), _disk(trained, kind_of(job.name)), state)
+        )
     if "report" in recipe.stages:
         rows.append(("report", "one page, from what the stages left", 0.1, 300.0, 2.0, "runs"))
     free = shutil.disk_usage(_existing(place.run.path)).free / 1e6
@@ -154,17 +157,20 @@ def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     tokens = words * TOKENS_PER_WORD + 10 * len(records)
     steps = -(-len(records) // recipe.sft.per_step_batch_size) * recipe.sft.num_train_epochs
     epochs = recipe.sft.num_train_epochs * min(1.0, (recipe.sft.max_steps or steps) / steps)
-    layers = size.layers if recipe.sft_layers == "all" else min(size.layers, recipe.sft_layers)
-    size = replace(size, trainable=layers)
+    size = replace(size, trainable=_sft_layers(recipe, size))
     trunk = 2 * size.trunk * tokens * min(1.0, epochs) / speed.forward
     return trunk + _train(size, speed, tokens, 0.7 * tokens, epochs), tokens
+
+
+def _sft_layers(recipe: Recipe, size: Size) -> int:
+    return size.layers if recipe.sft_layers == "all" else min(size.layers, recipe.sft_layers)
 
 
 def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     split = place.rankings
     labelled = place.round * _labelled(recipe, place)
     learned = _ranked_tokens(split.train) + _answers(recipe, labelled, size, speed)[2]
-    seconds, tokens = _preferences(recipe, learned, split.held_out, 1, size, speed)
+    seconds, tokens = _preferences(recipe, len(split.train), learned, split.held_out, 1, size, speed)
     if again := recipe.reward.shuffles + sum(recipe.reward.learning_curve):
         once = 6 * size.branch * learned * recipe.reward.num_train_epochs / speed.train
         seconds += again * once + 2 * size.trunk * tokens / speed.forward  # one pass of the trunk serves them all
@@ -173,19 +179,30 @@ def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple
 
 def _judge(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     split = place.rankings
-    return _preferences(recipe, _ranked_tokens(split.held_out), split.train, JUDGE_EPOCHS, size, speed)
+    learned = split.held_out
+    return _preferences(recipe, len(learned), _ranked_tokens(learned), split.train, JUDGE_EPOCHS, size, speed)
 
 
 def _preferences(
-    recipe: Recipe, learned: float, held_out: Sequence[Ranking], epochs: int, size: Size, speed: Speed
+    recipe: Recipe,
+    count: int,
+    learned: float,
+    held_out: Sequence[Ranking],
+    epochs: int,
+    size: Size,
+    speed: Speed,
 ) -> tuple[float, float]:
-    """`learned` tokens and what is held out are both scored, the first are also trained on."""
+    """The `learned` tokens of `count` rankings and what is held out are both scored, the first are also trained on."""
     config = recipe.reward
+    epochs *= config.num_train_epochs
+    steps = -(-count // config.per_step_batch_size) * epochs
+    passes = epochs * min(1.0, (config.max_steps or steps) / steps)
+    learned *= min(1.0, passes)  # what no step needs is not read
     measured = min(1.0, MEASURED_RANKINGS / max(1, len(held_out))) if has_judge(recipe) else 1.0
     train = (1 + config.negatives) * learned
     test = measured * _ranked_tokens(held_out)
     branches = 1 if config.members == 1 else config.members * BOOTSTRAPPED
-    branch = 6 * size.branch * train * epochs * config.num_train_epochs * branches / speed.train
+    branch = 6 * size.branch * train * max(1.0, passes) * branches / speed.train
     return 2 * (size.trunk + size.branch) * (train + test) / speed.forward + branch, max(train, test)
 
 

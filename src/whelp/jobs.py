@@ -20,7 +20,7 @@ from whelp.models.export import class_name
 from whelp.models.sources import resolve
 from whelp.rewards.formula import functions
 from whelp.runs.files import as_run_error, read_json, sha256_file
-from whelp.runs.manifest import Run, fingerprint_parts
+from whelp.runs.manifest import DONE, Run, fingerprint_parts
 from whelp.scorers import critic, members_in, scorer, where_trusted
 from whelp.splits import has_judge, held_out_fraction, refuse_trained, split_demonstrations
 from whelp.stages import controls, dpo, evaluate, on_policy, ppo, reward, sft
@@ -300,7 +300,8 @@ def dpo_work(place: Workplace) -> dict[str, Any]:
 def judge_folder(place: Workplace) -> Path | None:
     if place.judge:
         return resolve(place.judge, place.progress.say)
-    return place.run.stage_dir("judge") if has_judge(place.recipe) else None
+    folder, wanted = place.run.stage_dir("judge"), place.recipe.evaluate.judge
+    return folder if has_judge(place.recipe) or (wanted and not place.models and (folder / DONE).exists()) else None
 
 
 def evaluate_inputs(place: Workplace) -> dict[str, Input]:
@@ -395,11 +396,11 @@ def jobs_of(recipe: Recipe) -> list[Job]:
     if has_judge(recipe):
         names.insert(names.index("reward" if "reward" in names else "dpo") + 1, "judge")
     jobs = [JOBS[name] for name in names]
-    behind = 1 + names.index("ppo") if "ppo" in names else 0
-    rounds_of = range(1, recipe.rounds.n + 1)
-    jobs[behind:behind] = [
-        replace(JOBS[name], name=f"{name}-{k}", round=k) for k in rounds_of for name in ("label", "reward", "ppo")
-    ]
+    if "ppo" in names:
+        behind, every = 1 + names.index("ppo"), range(1, recipe.rounds.n + 1)
+        jobs[behind:behind] = [
+            replace(JOBS[name], name=f"{name}-{k}", round=k) for k in every for name in ("label", "reward", "ppo")
+        ]
     return jobs
 
 

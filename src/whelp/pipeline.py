@@ -14,10 +14,10 @@ from whelp.estimate import Plan
 from whelp.estimate import plan as make_plan
 from whelp.jobs import Job, clear_checkpoints, jobs_of, parts_of, report_work
 from whelp.models.sources import resolve
-from whelp.preflight import check_code, check_data, refuse_long, refuse_unmade
+from whelp.preflight import check, refuse_long
 from whelp.progress import Progress
 from whelp.runs.cost import measure
-from whelp.runs.files import read_json
+from whelp.runs.files import as_run_error, read_json
 from whelp.runs.lock import RunLock
 from whelp.runs.manifest import Run, fingerprint, open_run
 from whelp.types import Message, Prompt
@@ -64,22 +64,21 @@ def evaluate_models(
     return _run(recipe, argv, resume, progress, models=models, judge=judge)
 
 
-def plan(recipe: Recipe, progress: Progress) -> Plan:
+def plan(recipe: Recipe, progress: Progress, allow_code: bool = False) -> Plan:
     """What the run would do and cost; nothing is written into its directory. Fetches the model where it is not there yet."""
-    place = Workplace(recipe, Run(Path(recipe.output_dir)), progress)
-    check_data(place)
+    place = Workplace(recipe, Run(Path(recipe.output_dir)), progress, allow_code=allow_code)
+    check(place)
     return make_plan(recipe, place)
 
 
 def _run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, **extra: Any) -> RunSummary:
     path = Path(recipe.output_dir)
-    path.mkdir(parents=True, exist_ok=True)
+    place = Workplace(recipe, Run(path), progress, **extra)
+    check(place)
+    with as_run_error(path):
+        path.mkdir(parents=True, exist_ok=True)
     with RunLock(path):
-        opened = open_run(path, recipe.model_dump(mode="json"), argv)
-        place = Workplace(recipe, opened, progress, **extra)
-        refuse_unmade(place)
-        check_code(place)
-        check_data(place)
+        open_run(path, recipe.model_dump(mode="json"), argv)
         costs = [_run_job(place, job, resume) for job in jobs_of(recipe)]
         report = _write_report(place) if "report" in recipe.stages else None
     return summary(path, report, costs)

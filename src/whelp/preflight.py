@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.errors import ConfigError, DataError
-from whelp.models.loading import context_of
+from whelp.errors import ConfigError, DataError, RunError
+from whelp.models.loading import context_of, refuse_language_model
 from whelp.models.sources import resolve
 from whelp.rewards.compose import load_function
 from whelp.rewards.formula import functions
@@ -20,12 +20,29 @@ from whelp.types import Prompt
 from whelp.workplace import Workplace
 
 
+def check(place: Workplace) -> None:
+    """All that can be checked before the run's folder is touched. Raises what the three below raise, and `RunError` where a file
+    is in its place."""
+    folder = next(path for path in (place.run.path, *place.run.path.absolute().parents) if path.exists())
+    if not folder.is_dir():
+        raise RunError(f"{folder} is a file, so no run can be kept in {place.run.path}. Give another --output_dir.")
+    refuse_unmade(place)
+    check_code(place)
+    check_data(place)
+
+
 def refuse_unmade(place: Workplace) -> None:
-    """Raises `ConfigError` where PPO wants the run's reward model and there is none, `ModelError` where rounds.label_model names
-    none."""
+    """Raises `ConfigError` where PPO wants the run's reward model and there is none, `ModelError` where a reward model that is
+    named is not there or is none."""
     recipe = place.recipe
-    if recipe.rounds.n and recipe.rounds.label_model:
-        resolve(recipe.rounds.label_model, place.progress.say)
+    scored = "ppo" in recipe.stages and "model" in recipe.ppo.rewards
+    named = [
+        recipe.ppo.reward_model if scored else None,
+        recipe.rounds.label_model if recipe.rounds.n else None,
+        place.judge,
+    ]
+    for model in filter(None, named):
+        refuse_language_model(resolve(model, place.progress.say))
     wanted = "ppo" in recipe.stages and "model" in recipe.ppo.rewards and not recipe.ppo.reward_model
     if wanted and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
         raise ConfigError(

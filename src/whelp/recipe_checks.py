@@ -87,6 +87,12 @@ def episodes(recipe: Recipe) -> Iterator[Mistake]:
             ("ppo.total_episodes", "ppo.batch_size"),
             f"given {recipe.ppo.total_episodes}; expected at least one batch, of {recipe.ppo.batch_size}",
         )
+    iterations, warmup = recipe.ppo.total_episodes // recipe.ppo.batch_size, recipe.ppo.critic_warmup_iterations or 0
+    if recipe.ppo.advantage == "gae" and warmup >= iterations > 0:
+        yield Mistake(
+            ("ppo.critic_warmup_iterations", "ppo.total_episodes", "ppo.batch_size"),
+            f"given {warmup}, but there are {iterations} iterations, so that the policy would never learn; expected fewer",
+        )
 
 
 def stage_order(recipe: Recipe) -> Iterator[Mistake]:
@@ -198,6 +204,12 @@ def data_files(recipe: Recipe) -> Iterator[Mistake]:
                 yield Mistake((key,), fault)
 
 
+def seed(recipe: Recipe) -> Iterator[Mistake]:
+    """Draws are keyed by the seed times a million, in 64 bits."""
+    if recipe.seed >= 2**32:
+        yield Mistake(("seed",), f"given {recipe.seed}; expected less than {2**32}")
+
+
 def device(recipe: Recipe) -> Iterator[Mistake]:
     """The names are torch's."""
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", recipe.device):
@@ -205,8 +217,8 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    device, stage_order, rewards, reward_model, rounds, report_input, data_files, kl_estimator, batches, generations, value_coef,
-    episodes,
+    seed, device, stage_order, rewards, reward_model, rounds, report_input, data_files, kl_estimator, batches, generations,
+    value_coef, episodes,
 )  # fmt: skip
 
 

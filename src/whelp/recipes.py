@@ -107,7 +107,10 @@ def _read_file(file: Path, reading: Reading) -> None:
     except (YAMLError, RecursionError) as error:
         raise ConfigError(_bad_yaml(file, error)) from error
     if isinstance(root, MappingNode):
-        _walk(root, "", file, reading)
+        try:
+            _walk(root, "", file, reading)
+        except RecursionError as error:  # an alias inside what it names
+            raise ConfigError(_bad_yaml(file, error)) from error
     elif root is not None and root.tag != _NULL:
         place = Place(root.start_mark.line + 1, f"{file}:{root.start_mark.line + 1}")
         reading.problems.append((place, "expected lines of `key: value`"))

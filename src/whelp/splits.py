@@ -63,10 +63,10 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
         loaded.records, lambda r: r.prompt.messages, 1 - held_out_fraction(recipe), "rankings"
     )
     if not train or not held_out:
+        setting = "evaluate.judge_fraction" if has_judge(recipe) else "reward.test_fraction"
         raise DataError(
             f"{config.train_file} holds {len(loaded.records)} rankings, of which {len(train)} would train and {len(held_out)} be "
-            "held out by prompt; expected some of both. Give more, another reward.test_fraction or evaluate.judge_fraction, or a "
-            "reward.test_file."
+            f"held out by prompt; expected some of both. Give more, another {setting}, or a reward.test_file."
         )
     return RankingSplit(loaded, None, train, held_out)
 

@@ -9,15 +9,16 @@ from typing import Any
 from whelp.config import Recipe
 from whelp.errors import ConfigError, DataError
 from whelp.settings import to_yaml
-from whelp.text.formats import Loaded, read_demonstrations, read_prompts, read_rankings
+from whelp.text.formats import Loaded, read_demonstrations, read_prompts, read_rankings, wanted
 from whelp.text.formats.conversations import Problem
+from whelp.text.formats.labels import joined
 from whelp.text.formats.lines import read_source
 from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """What a data file can be good for; the first kind that reads a file's first record is its kind."""
+    """What a data file can be good for; the first kind that has the keys of a file's first record is its kind."""
 
     name: str
     key: str
@@ -63,21 +64,23 @@ def _look_at(file: str) -> tuple[Kind, Loaded[Any]]:
     source = read_source(file)
     if not source.rows:
         raise DataError(f"{file}: is empty; expected a record a line, for example {{'prompt', 'chosen', 'rejected'}}")
-    if source.rows[0].problem:
-        raise DataError(f"{file}:{source.rows[0].line}: {source.rows[0].problem}; expected one JSON object a line")
-    row = source.rows[0].value
-    fitting = [kind for kind in KINDS if isinstance(row, dict) and any(form.fits(row) for form in kind.formats)]
-    readable = [kind for kind in fitting if _reads(kind, row)]
+    first = next(iter(joined(source.rows)[0]), source.rows[0])
+    if first.problem:
+        raise DataError(f"{file}:{first.line}: {first.problem}")
+    row = first.value
+    fitting = [(kind, form) for kind in KINDS if isinstance(row, dict) for form in kind.formats if form.fits(row)]
     if not fitting:
         keys = ", ".join(row) if isinstance(row, dict) else "no object"
-        forms = dict.fromkeys("/".join(form.keys) for kind in KINDS for form in kind.formats)
-        raise DataError(f"{file}:{source.rows[0].line}: has the keys {keys}; expected {' or '.join(forms)}")
-    kind = (readable or fitting)[0]
+        raise DataError(
+            f"{file}:{first.line}: has the keys {keys}; expected {wanted([f for k in KINDS for f in k.formats])}"
+        )
+    kind, form = fitting[0]
+    if kind.name != "rankings":  # conversations of the same keys are demonstrations or prompts by who speaks last
+        kind = next((other for other, its in fitting if its.keys == form.keys and _reads(its, row)), kind)
     return kind, kind.read(file)
 
 
-def _reads(kind: Kind, row: Mapping[str, Any]) -> bool:
-    form = next(form for form in kind.formats if form.fits(row))
+def _reads(form: Format[Any], row: Mapping[str, Any]) -> bool:
     try:
         form.read(row)
     except Problem:

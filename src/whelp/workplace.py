@@ -94,11 +94,17 @@ class Workplace:
         found = {"base": self.base}
         if self.policy != self.base:
             found["sft"] = self.policy
-        if "ppo" in self.recipe.stages:
-            found["rlhf"] = self.at(self.recipe.rounds.n).folder("ppo")
-        if "dpo" in self.recipe.stages:
-            found["dpo"] = self.run.stage_dir("dpo")
+        last = self.at(self.recipe.rounds.n)
+        if last.is_here("ppo"):
+            found["rlhf"] = last.folder("ppo")
+        if self.is_here("dpo"):
+            found["dpo"] = self.folder("dpo")
         return found
+
+    def is_here(self, stage: str) -> bool:
+        """Whether the run makes a policy by this stage, or made one earlier from the same model."""
+        made_from = read_json(self.folder(stage) / DONE).get("parts", {}).get("inputs", {}).get("model")
+        return stage in self.recipe.stages or (made_from is not None and made_from == self.model_id(self.policy))
 
     @property
     def reward_model(self) -> Path:

@@ -10,17 +10,17 @@ from pipeline_helpers import changed, recipe_of, run, write_jsonl
 
 from whelp import pipeline
 from whelp.config import Recipe
-from whelp.errors import DataError
+from whelp.errors import ConfigError, DataError, ModelError, RunError, WhelpError
 from whelp.progress import SilentProgress
 
 
-def refused(recipe: Recipe, message: str) -> None:
-    """It is refused by run and dry run alike, and no stage has begun."""
-    with pytest.raises(DataError, match=message):
+def refused(recipe: Recipe, message: str, error: type[WhelpError] = DataError) -> None:
+    """It is refused by run and dry run alike, and nothing was written."""
+    with pytest.raises(error, match=message):
         run(recipe)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(error, match=message):
         pipeline.plan(recipe, SilentProgress())
-    assert not list(Path(recipe.output_dir).glob("*/STARTED.json"))
+    assert not Path(recipe.output_dir).is_dir()
 
 
 def test_an_evaluation_prompt_that_trains(recipe: Recipe, data: Path) -> None:
@@ -94,3 +94,46 @@ def test_the_plan_reads_a_config_with_a_text_part(tiny_model_folder, data: Path,
     flat = json.loads((folder / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "multimodal", "text_config": flat}))
     assert size_of(tmp_path, recipe) == size_of(folder, recipe)
+
+
+def test_a_language_model_where_a_reward_model_is_needed(recipe: Recipe, tiny_model_folder) -> None:
+    """It would be given a head of random numbers."""
+    policy, message = str(tiny_model_folder("llama")), "is a language model .* but a reward model is needed here"
+    refused(changed(recipe, "ppo", reward_model=policy), message, ModelError)
+    refused(changed(recipe, "rounds", n=1, label="model", label_model=policy), message, ModelError)
+
+
+def test_code_that_is_not_allowed_or_not_there(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("def short(completions):\n    return [0.0 for _ in completions]\n")
+    refused(changed(recipe, "ppo", reward=f"{tmp_path}/mine.py:short"), "--allow_code", ConfigError)
+    other = changed(recipe, "ppo", reward=f"{tmp_path}/mine.py:nosuch")
+    with pytest.raises(DataError, match="has no function nosuch"):
+        pipeline.plan(other, SilentProgress(), allow_code=True)
+
+
+def test_a_file_in_the_run_s_place(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for place in ("file", "file/runs/a"):
+        refused(
+            recipe.model_copy(update={"output_dir": str(tmp_path / place)}),
+            "file is a file, so no run can be kept",
+            RunError,
+        )
+
+
+def test_what_is_refused_leaves_a_finished_run_as_it_was(recipe: Recipe) -> None:
+    run(recipe.model_copy(update={"stages": ("sft",)}))
+    manifest = Path(recipe.output_dir) / "manifest.json"
+    before = manifest.read_bytes()
+    with pytest.raises(DataError, match="8 of 8 prompts have no check"):
+        run(changed(recipe, "ppo", reward="checker"))
+    assert manifest.read_bytes() == before
+
+
+def test_a_step_limit_makes_the_plan_of_a_reward_model_cheaper(recipe: Recipe) -> None:
+    whole = {
+        row[0]: row[2] for row in pipeline.plan(changed(recipe, "reward", num_train_epochs=20), SilentProgress()).rows
+    }
+    limited = changed(recipe, "reward", num_train_epochs=20, max_steps=1)
+    cut = {row[0]: row[2] for row in pipeline.plan(limited, SilentProgress()).rows}
+    assert cut["reward"] < whole["reward"] / 3

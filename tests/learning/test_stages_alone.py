@@ -15,7 +15,7 @@ import torch
 from pipeline_helpers import changed, recipe_of, run, states, write_jsonl
 from safetensors.torch import load_file
 from tokenizers import AddedToken
-from transformers import AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from whelp import pipeline
 from whelp.config import Recipe
@@ -81,6 +81,17 @@ def evaluate(
     return dict(summary.results["evaluate"]), said.getvalue()
 
 
+@pytest.fixture
+def judge(tiny_model_folder, tmp_path: Path) -> Path:
+    """A scorer of the other models' vocabulary."""
+    source = tiny_model_folder("llama")
+    AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, pad_token_id=3).save_pretrained(
+        tmp_path / "judge"
+    )
+    AutoTokenizer.from_pretrained(source).save_pretrained(tmp_path / "judge")
+    return tmp_path / "judge"
+
+
 def test_two_models_are_compared(recipe: Recipe, tiny_model_folder) -> None:
     models = {"first": tiny_model_folder("llama"), "second": tiny_model_folder("llama", seed=1)}
     result, _ = evaluate(recipe, models)
@@ -92,12 +103,12 @@ def test_two_models_are_compared(recipe: Recipe, tiny_model_folder) -> None:
 
 
 def test_an_evaluation_goes_on_behind_the_answers_that_it_has(
-    recipe: Recipe, tiny_model_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: Recipe, tiny_model_folder, judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = changed(recipe, "evaluate", samples=2)
     models = {"first": tiny_model_folder("llama"), "second": tiny_model_folder("llama", seed=1)}
     broken = recipe.model_copy(update={"output_dir": str(tmp_path / "broken")})
-    whole, _ = evaluate(recipe, models, models["first"])
+    whole, _ = evaluate(recipe, models, judge)
     asked: list[str] = []
     real = LocalEngine.sample
 
@@ -109,12 +120,12 @@ def test_an_evaluation_goes_on_behind_the_answers_that_it_has(
 
     monkeypatch.setattr(LocalEngine, "sample", sample)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(broken, models, models["first"])
+        evaluate(broken, models, judge)
     torn = Path(broken.output_dir) / "evaluate" / "completions.jsonl"
     torn.write_bytes(torn.read_bytes() + b'{"step": 4, "id": "of a step that was not ended"}\n{"ste')
     with pytest.raises(RunError, match="--resume"):
-        evaluate(broken, models, models["first"])
-    result, _ = evaluate(broken, models, models["first"], resume=True)
+        evaluate(broken, models, judge)
+    result, _ = evaluate(broken, models, judge, resume=True)
     assert asked == ["first", "first", "second", "second", "second"]
     assert result == whole
     assert torn.read_bytes() == (Path(recipe.output_dir) / "evaluate" / "completions.jsonl").read_bytes()
@@ -126,9 +137,11 @@ def test_the_prompts_that_are_shown_can_be_the_evaluation(recipe: Recipe, tiny_m
     assert result["n_prompts"] == 7
 
 
-def test_a_judge_of_which_nothing_is_known_is_not_counted_and_that_is_said(recipe: Recipe, tiny_model_folder) -> None:
+def test_a_judge_of_which_nothing_is_known_is_not_counted_and_that_is_said(
+    recipe: Recipe, tiny_model_folder, judge: Path
+) -> None:
     models = {"first": tiny_model_folder("llama"), "second": tiny_model_folder("llama", seed=1)}
-    result, said = evaluate(recipe, models, judge=tiny_model_folder("llama"))
+    result, said = evaluate(recipe, models, judge)
     assert result["judge"] is None
     assert "it is not counted" in said
 
@@ -329,3 +342,18 @@ def test_recipes_with_a_model_without_classifier_are_refused_before_training(
     with pytest.raises(ModelError, match="no sequence classifier of the family 'llama'"):
         run(only(recipe, "reward"))
     assert not (tmp_path / "run" / "reward" / "metrics.jsonl").exists()
+
+
+def test_an_evaluation_alone_compares_what_the_run_made(recipe: Recipe) -> None:
+    """And is judged by its judge."""
+    whole = run(recipe)
+    again = run(only(changed(recipe, "evaluate", samples=2), "evaluate", "report"))
+    first, second = (summary.results["evaluate"] for summary in (whole, again))
+    assert second["models"] == first["models"] == ["base", "sft", "rlhf"]
+    assert bool(second.get("judge")) == bool(first.get("judge"))
+    assert states(again)["evaluate"] == "ran"
+
+
+def test_rounds_come_with_ppo_alone(recipe: Recipe) -> None:
+    asked = changed(recipe, "rounds", n=2, label="checker")
+    assert states(run(only(asked, "sft"))) == {"sft": "ran"}

@@ -93,7 +93,7 @@ class FakePipeline(ModuleType):
     def evaluate_models(self, recipe, models, judge, argv, resume, progress):
         return self._called("evaluate_models", recipe=recipe, models=models, judge=judge, argv=argv, resume=resume)
 
-    def plan(self, recipe, progress):
+    def plan(self, recipe, progress, allow_code=False):
         self._called("plan", recipe=recipe)
         return Plan(
             [("sft", "600 demonstrations", 3.0, 1500, 300, "new"), ("ppo", "x", 9.5, 2000, 400, "new")], ["a note"]
@@ -303,6 +303,8 @@ class TestLooking:
         assert "sft    30 s  100 MB       done\nppo    30 s  100 MB       done\n" in shown
         assert "report: runs/assistant/report.html" in shown
         assert "there is no run directory nowhere" in call("report", "nowhere", code=1).stderr
+        Path("other").mkdir()
+        assert "other holds no run" in call("report", "other", code=1).stderr
 
     def test_sample(self, pipeline):
         shown = call("sample", "a?", "b?", "--model", "m", "--n", "2", "--temperature", "0", "--seed", "3").stdout
@@ -402,6 +404,18 @@ class TestPrepare:
         files = (recipe.sft.train_file, recipe.ppo.train_file, recipe.reward.train_file)
         assert files == ("a.jsonl", "b.jsonl", "c.jsonl")
 
+    def test_init_goes_by_the_keys_where_the_first_record_is_faulty(self, pipeline):
+        data("pairs.jsonl", pair("a") | {"rejected": "x", "chosen": "x"}, pair("b"))
+        assert "1 of 2 records cannot be used" in call("init", "--data", "pairs.jsonl", code=2).stderr
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_init_knows_labelled_answers(self, pipeline, first):
+        rows = [{"prompt": "q", "completion": text, "label": label} for text, label in (("a", first), ("b", not first))]
+        data("labels.jsonl", *rows)
+        assert (
+            "found: labels.jsonl: 1 rankings (prompt/completion/label)" in call("init", "--data", "labels.jsonl").stdout
+        )
+
     def test_init_refuses(self, pipeline):
         data("pairs.jsonl", pair(), {"prompt": "only"})
         data("odd.jsonl", {"question": "x"})
@@ -459,6 +473,12 @@ class TestData:
         assert "mine.jsonl: 2 records" in shown
         assert "user: Hello\n  assistant: Hi" in shown
         assert "1. Hi\n  2. No\nranks: [1, 2]" in shown
+
+    def test_lines_that_cannot_be_read_are_named(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("mine.jsonl").write_text('{"prompt": "Hello"}\n{"prompt"\n[1]\n')
+        shown = call("data", "show", "mine.jsonl").output
+        assert "mine.jsonl:2: is not valid JSON" in shown and "mine.jsonl:3: is not a JSON object" in shown
 
     def test_what_is_not_there(self):
         assert (

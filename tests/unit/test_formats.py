@@ -26,6 +26,7 @@ from whelp.types import Demonstration, Message, Prompt, Ranking
 READERS = (read_demonstrations, read_rankings, read_prompts)
 USER = {"role": "user", "content": "Hello"}
 ASSISTANT = {"role": "assistant", "content": "Hi"}
+TRANSCRIPT = "\n\nHuman: Hello\n\nAssistant:"
 SYSTEM = {"role": "system", "content": "Be kind."}
 ASKED = (Message("user", "Hello"),)
 
@@ -68,7 +69,9 @@ class TestDemonstrations:
             counts={"records": 2, "duplicates": 0},
         )
 
-    @pytest.mark.parametrize("prompt", ["Hello", [USER], "\n\nHuman: Hello\n\nAssistant:"])
+    @pytest.mark.parametrize(
+        "prompt", ["Hello", [USER], "\n\nHuman: Hello\n\nAssistant:", "\r\n\r\nHuman: Hello\r\n\r\nAssistant:"]
+    )
     @pytest.mark.parametrize("completion", ["Hi", [ASSISTANT], [USER, ASSISTANT]])
     def test_prompt_completion(self, write, prompt, completion):
         loaded = read_demonstrations(write({"prompt": prompt, "completion": completion}))
@@ -393,6 +396,11 @@ class TestCSV:
         )
         assert (two.completions, two.margin, two.source) == (("[1] is a list?", "b"), 0.0, "ai")
 
+    def test_a_column_without_a_name_is_passed_over(self, tmp_path):
+        """A table's index, as pandas writes it."""
+        (tmp_path / "data.csv").write_text(",prompt,chosen,rejected\n0,Hello,a,b\n1,Bye,c,d\n")
+        assert [r.completions for r in read_rankings(tmp_path / "data.csv").records] == [("a", "b"), ("c", "d")]
+
     def test_lists_stand_in_cells_as_json(self, tmp_path):
         path = tmp_path / "data.csv"
         path.write_text('prompt,completions,ranks\nHello,"[""a"", ""b""]","[2, 1]"\n')
@@ -402,6 +410,7 @@ class TestCSV:
     @pytest.mark.parametrize(
         ("text", "problem"),
         [
+            (",prompt\n0,a\n1,b,c\n", "data.csv:3: has more cells than the header has names"),
             ("prompt\na\nb,c\n", "data.csv:3: has more cells than the header has names"),
             ("prompt,id\n,7\n", "data.csv:2: has the keys id; expected prompt"),
             ('prompt\n"a\n', "data.csv:2: is not valid CSV"),

@@ -82,6 +82,15 @@ class TestReading:
     def test_bad_yaml_is_named_by_line(self, tmp_path, text, line):
         assert re.search(rf"recipe\.yaml:{line}: is not YAML: ", fails(write(tmp_path, text)))
 
+    def test_an_alias_inside_what_it_names(self, tmp_path):
+        assert "is not YAML: nested too deeply" in fails(write(tmp_path, "sft: &s {sftt: *s}\n"))
+
+    def test_the_users_folder(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "d.jsonl").write_text("{}\n")
+        recipe = load_recipe(write(tmp_path, "output_dir: ~/runs/x\nsft:\n  train_file: ~/d.jsonl\n"))
+        assert (recipe.output_dir, recipe.sft.train_file) == (f"{tmp_path}/runs/x", f"{tmp_path}/d.jsonl")
+
     def test_other_unreadable_files(self, tmp_path):
         assert "recipe.yaml:1: expected lines of `key: value`" in fails(write(tmp_path, "- a\n- b\n"))
         (tmp_path / "latin.yaml").write_bytes(b"model: \xe9\n")
@@ -226,6 +235,11 @@ class TestBetweenValues:
             (["ppo.train_file=builtin:promts"], "given builtin:promts; expected one of .*builtin:prompts"),
             (["ppo.shaping=preference", "ppo.reward=checker"], "expected model there: its score is shaped"),
             (["rounds.n=1", "ppo.reward=checker"], "a round trains a reward model for PPO"),
+            (
+                ["ppo.critic_warmup_iterations=10"],
+                "given 10, but there are 10 iterations, so that the policy would never learn",
+            ),
+            ([f"seed={2**40}"], "'seed': given 1099511627776"),
             (["device=gpu"], "'device': given 'gpu'; expected auto, cpu, cuda"),
         ],
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from whelp.cli import show as shown
-from whelp.cli.base import PREPARE_PANEL
+from whelp.cli.base import PREPARE_PANEL, print_line
 
 if TYPE_CHECKING:
     from whelp.text.formats.lines import Source
@@ -58,6 +58,8 @@ def show(name: Name, n: Examples = 3, category: Category = None) -> None:
     shown.table(f"{source.name}: {len(source.rows)} records", ("category", "records"), [
         (kind, str(count)) for kind, count in kinds.most_common()
     ])  # fmt: skip
+    for row in [row for row in source.rows if not isinstance(row.value, dict)][:n]:
+        print_line("warning", f"{source.name}:{row.line}: {row.problem or 'is not a JSON object'}", "yellow")
     for value in values[:n]:
         typer.echo("\n" + "\n".join(f"{key}: {_text(entry)}" for key, entry in value.items()))
 

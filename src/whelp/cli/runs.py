@@ -56,7 +56,7 @@ def run(
     """
     resolved = recipe_of(recipe, overrides, {"output_dir": output_dir})
     if dry_run:
-        _plan(resolved)
+        _plan(resolved, allow_code)
         return
     from whelp import pipeline
     from whelp.progress import make_progress
@@ -74,6 +74,10 @@ def report(run_dir: RunFolder = Path(DEFAULT_RUN)) -> None:
     """
     if not run_dir.is_dir():
         raise RunError(f"there is no run directory {run_dir}; give the output_dir of a run, such as {DEFAULT_RUN}.")
+    if not (run_dir / "manifest.json").is_file() and not any(run_dir.glob("*/DONE.json")):
+        raise RunError(
+            f"{run_dir} holds no run: it has neither a manifest.json nor a finished stage; give the output_dir of a run."
+        )
     from whelp import pipeline
 
     page = pipeline.report(run_dir)
@@ -90,11 +94,11 @@ def recorded_costs(run_dir: Path) -> list[StageCost]:
     return [StageCost(name, cost["seconds"], cost["peak_memory_mb"], "done") for name, cost in costs if cost]
 
 
-def _plan(recipe: Recipe) -> None:
+def _plan(recipe: Recipe, allow_code: bool) -> None:
     from whelp import pipeline
     from whelp.progress import make_progress
 
-    plan = pipeline.plan(recipe, make_progress())
+    plan = pipeline.plan(recipe, make_progress(), allow_code=allow_code)
     rows = [
         (stage, what, show.minutes(time), f"{memory:,.0f} MB", f"{disk:,.0f} MB", state)
         for stage, what, time, memory, disk, state in plan.rows

@@ -200,6 +200,18 @@ def context_of(path: Path) -> int | None:
     return getattr(AutoConfig.from_pretrained(path).get_text_config(), "max_position_embeddings", None)
 
 
+def refuse_language_model(path: Path) -> None:
+    """Raises `ModelError` where the model in `path` does not score: it would be given a head of random numbers."""
+    from transformers import AutoConfig
+
+    architecture = (AutoConfig.from_pretrained(path).architectures or ["no architecture"])[0]
+    if not architecture.endswith("ForSequenceClassification"):
+        raise ModelError(
+            f"{path} is a language model ({architecture}), but a reward model is needed here: a sequence classifier of "
+            "one label, such as whelp reward writes."
+        )
+
+
 def has_vocabulary(tokenizer: PreTrainedTokenizerBase, path: Path) -> bool:
     """True where the model in `path` gives every token the same id."""
     return load_tokenizer(path).get_vocab() == tokenizer.get_vocab()

@@ -18,7 +18,7 @@ from typing import Any
 from whelp.errors import RunError, WhelpError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 # The last two are what torch.save says of a short write: it loses the errno on the way.
 _FULL_TEXTS = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed writing", "unexpected pos")
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from whelp.errors import DataError
 from whelp.text.formats.conversations import Problem
@@ -28,6 +28,7 @@ __all__ = [
     "read_rankings",
     "read_source",
     "split_by_hash",
+    "wanted",
     "with_one_id",
 ]
 
@@ -104,7 +105,7 @@ def read_prompts(path: str | Path) -> Loaded[Prompt]:
 
 def _load(source: Source, formats: Sequence[Format[T]]) -> Loaded[T]:
     if not source.rows:
-        raise DataError(f"{source.name}: is empty; expected records of {_wanted(formats)}")
+        raise DataError(f"{source.name}: is empty; expected records of {wanted(formats)}")
     kept: dict[str, T] = {}
     lines_of_ids: dict[str, tuple[int, tuple[Message, ...]]] = {}
     names: dict[str, None] = {}
@@ -132,7 +133,7 @@ def _read(row: Row, formats: Sequence[Format[T]]) -> tuple[Format[T], T]:
     for format in formats:
         if format.fits(row.value):
             return format, format.read(row.value)
-    raise Problem(f"has the keys {', '.join(row.value) or '(none)'}; expected {_wanted(formats)}")
+    raise Problem(f"has the keys {', '.join(row.value) or '(none)'}; expected {wanted(formats)}")
 
 
 def _claim_id(
@@ -161,6 +162,7 @@ def _report(problems: list[str], source: Source) -> str:
     )
 
 
-def _wanted(formats: Sequence[Format[T]]) -> str:
+def wanted(formats: Sequence[Format[Any]]) -> str:
+    """The keys that records of these formats have, as users write them."""
     keys = ("/".join(format.keys) for format in formats)
     return " or ".join(dict.fromkeys(written.replace("completions/labels", "completion/label") for written in keys))

@@ -96,7 +96,7 @@ def _message(value: Any, what: str) -> Message:
 
 def _transcript(text: str, what: str) -> tuple[Message, ...]:
     """The turns of a transcript; two turns of one speaker are one, and an open `Assistant:` at the end is none."""
-    parts = _SPEAKER.split(text.strip())
+    parts = _SPEAKER.split(text.strip().replace("\r\n", "\n"))
     turns: list[tuple[Role, str]] = [
         (_SPEAKER_ROLES[who], said.strip()) for who, said in zip(parts[1::2], parts[2::2], strict=True)
     ]

@@ -57,7 +57,8 @@ def read_source(path: str | Path) -> Source:
 
 def is_of_the_hub(name: str) -> bool:
     """Whether this is written as a data set of the hub is, and no file of that name is here."""
-    return HUB_ID.fullmatch(name) is not None and Path(name).suffix.lower() not in SUFFIXES and not Path(name).exists()
+    path = Path(name)
+    return HUB_ID.fullmatch(name) is not None and path.suffix.lower() not in SUFFIXES and not path.parent.is_dir()
 
 
 def _numbered(records: Sequence[Any]) -> tuple[Row, ...]:
@@ -143,8 +144,9 @@ def _yaml_rows(name: str, text: str) -> Iterator[Row]:
 
 
 def _csv_rows(name: str, text: str) -> Iterator[Row]:
-    """A header, then a record a row; an empty cell is no value, and one that holds a JSON list or number is read as that."""
-    reader = csv.DictReader(io.StringIO(text, newline=""), restkey="", strict=True)
+    """A header, then a record a row; an empty cell is no value, and one that holds a JSON list or number is read as that. A
+    column without a name, such as a table's index, is passed over."""
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     line = 1
     while True:
         try:
@@ -156,10 +158,10 @@ def _csv_rows(name: str, text: str) -> Iterator[Row]:
             return
         except csv.Error as error:
             raise DataError(f"{name}:{line}: is not valid CSV: {error}") from error
-        if "" in row:
+        if None in row:
             yield Row(line, problem="has more cells than the header has names")
         else:
-            yield Row(line, {key: _cell(key, value) for key, value in row.items() if value})
+            yield Row(line, {key: _cell(key, value) for key, value in row.items() if key and value})
 
 
 def _cell(key: str, value: str) -> Any:
