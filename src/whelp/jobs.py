@@ -393,7 +393,7 @@ JOBS = {
 def jobs_of(recipe: Recipe) -> list[Job]:
     """The jobs of a recipe in order; a judge is trained beside what learns from the rankings where the evaluation wants one."""
     names = [name for name in recipe.stages if name != "report"]
-    if has_judge(recipe):
+    if has_judge(recipe) and "evaluate" in names:
         names.insert(names.index("reward" if "reward" in names else "dpo") + 1, "judge")
     jobs = [JOBS[name] for name in names]
     if "ppo" in names:

@@ -38,8 +38,9 @@ def split_demonstrations(
 
 
 def has_judge(recipe: Recipe) -> bool:
-    """True where a judge is trained on the rankings that the reward model or DPO never saw."""
-    learns = {"reward", "dpo"} & set(recipe.stages) and "evaluate" in recipe.stages
+    """True where the reward model or DPO leaves rankings to a judge. It does so whether this command evaluates or a later one
+    will: otherwise leaving a stage out would train the others again."""
+    learns = {"reward", "dpo"} & set(recipe.stages)
     return bool(learns) and recipe.evaluate.judge and recipe.reward.test_file is None
 
 

@@ -347,6 +347,8 @@ def test_recipes_with_a_model_without_classifier_are_refused_before_training(
 def test_an_evaluation_alone_compares_what_the_run_made(recipe: Recipe) -> None:
     """And is judged by its judge."""
     whole = run(recipe)
+    fewer = states(run(only(recipe, "sft", "reward", "ppo")))
+    assert set(fewer.values()) == {"unchanged"}, "the judge keeps its share of the rankings"
     again = run(only(changed(recipe, "evaluate", samples=2), "evaluate", "report"))
     first, second = (summary.results["evaluate"] for summary in (whole, again))
     assert second["models"] == first["models"] == ["base", "sft", "rlhf"]

@@ -118,8 +118,8 @@ def recipe_of(
 ) -> Recipe:
     """The recipe that a command line means; `options` that are None were not given. Raises ConfigError.
 
-    `stages` are those of a stage's own command, which runs once, whatever rounds a recipe has, and writes to `out` where
-    neither a recipe nor a folder is named.
+    `stages` are those of a stage's own command, which runs once, whatever rounds a recipe has, leaves nothing to a judge, and
+    writes to `out` where neither a recipe nor a folder is named.
     """
     from whelp.recipes import load_recipe
 
@@ -128,7 +128,9 @@ def recipe_of(
         name, dotted = None, [name, *dotted]
     given = {key: value for key, value in options.items() if value is not None}
     if stages:
-        given |= {"stages": f"[{', '.join(stages)}]"} | ({"rounds.n": 0} if "ppo" in stages else {})
+        given["stages"] = f"[{', '.join(stages)}]"
+        given |= {"rounds.n": 0} if "ppo" in stages else {}
+        given |= {"evaluate.judge": "false"} if {"reward", "dpo"} & set(stages) else {}
         if name is None:
             given.setdefault("output_dir", STAGE_OUTPUT)
     return load_recipe(name, [*(f"{key}={value}" for key, value in given.items()), *dotted])
