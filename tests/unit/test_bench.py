@@ -42,6 +42,7 @@ def test_each_proof_is_shown_with_what_it_measured(suite: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "colours: the sky is blue" in result.stdout and "wavelength 4.5e-07" in result.stdout
     assert "two is three" not in result.stdout
+    assert "passed after 0 s: colours: the sky is blue\n" in result.stderr, "a long suite says how far it is"
 
 
 def test_a_failed_proof_is_an_error(suite: Path) -> None:
