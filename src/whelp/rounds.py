@@ -140,7 +140,7 @@ def ranked_by_people(place: Workplace) -> list[dict[str, Any]]:
         write(file, answered(place))
     source = read_source(file)
     rows = [row.value if isinstance(row.value, dict) else {} for row in source.rows]
-    if all(rank is None for row in rows for rank in row.get("ranks") or [None]):
+    if all(rank is None for row in rows if isinstance(row.get("ranks"), list) for rank in row["ranks"]):
         raise Interrupted(
             f"{len(rows)} prompts with their answers wait for people in {file}: write into each record's ranks 1 for the best "
             "answer, 2 for the next, and equal numbers for a tie"
