@@ -160,9 +160,10 @@ def train(
 BATCH = 1024
 RECIPE: dict[str, object] = {
     "total_episodes": BATCH * 200, "batch_size": BATCH, "num_mini_batches": 8, "num_ppo_epochs": 1, "response_length": 2,
-    "learning_rate": 5e-3, "warmup_ratio": 0.2, "value_learning_rate": 1e-2, "cliprange_value": 10.0,
+    "learning_rate": 2.5e-3, "warmup_ratio": 0.2, "value_learning_rate": 1e-2, "cliprange_value": 10.0,
     "critic_warmup_iterations": 5, "temperature": 1.0, "missing_eos_penalty": None, "whiten_advantages": False,
 }  # fmt: skip
 """At the optimum every answer's leashed reward is the same, so that advantages vanish and their noise with them; whitening
 would blow up what is left of it. What the first, ignorant critic says would drive answers away that then are rarely seen again:
-the policy waits for it, and starts slowly."""
+the policy waits for it, and starts slowly. At twice this learning rate it lost an answer of 0.9% of the optimum for good (it gave it
+0.002%) with one of three seeds."""

@@ -97,10 +97,11 @@ def gradient(world: World) -> Tensor:
         Completion(prompt, "", row, (0.0,) * len(row), row[-1] == END)
         for prompt, row in zip(prompts, BATCH, strict=True)
     ]
+    rewards = torch.tensor([world.rewards[row] for row in BATCH], dtype=old.dtype)
+    values, entropy = critic(world, BATCH), torch.zeros_like(old)
     rollout = ppo.Rollout(
-        completions, Held(BATCH), is_response(BATCH), old, ref, torch.zeros_like(old), critic(world, BATCH),
-        torch.tensor([world.rewards[row] for row in BATCH], dtype=old.dtype),
-    )  # fmt: skip
+        completions, Held(BATCH), is_response(BATCH), old, ref, entropy, values, rewards, scores=rewards
+    )
     config = PPOConfig(
         total_episodes=64, batch_size=64, num_mini_batches=1, num_ppo_epochs=1, critic_warmup_iterations=0, gamma=1.0,
         lam=1.0, whiten_advantages=False,

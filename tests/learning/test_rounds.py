@@ -82,7 +82,13 @@ def test_people_rank(online: Recipe) -> None:
     records = [json.loads(line) for line in file.read_text().splitlines()]
     assert all(rank is None for record in records for rank in record["ranks"])
     whole = [ranked(record, [min(i, 2) for i in range(1, 1 + len(record["completions"]))]) for record in records]
-    for wrong in (ranked(whole[1], [1]), ranked(whole[1], []), ranked(whole[1], 1), ranked(whole[1], [1, "2"]), records[1]):
+    for wrong in (
+        ranked(whole[1], [1]),
+        ranked(whole[1], []),
+        ranked(whole[1], 1),
+        ranked(whole[1], [1, "2"]),
+        records[1],
+    ):
         write_jsonl(file, [whole[0], wrong, *whole[2:]])
         with pytest.raises(
             DataError, match=rf"1 of {len(records)} records are not ranked \(line 2\): expected ranks with"

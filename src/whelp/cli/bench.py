@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     import pytest
 
 SUITE = Path(__file__).parents[3] / "tests" / "conformance"
-All = Annotated[bool, typer.Option("--all", help="Also those that take an hour: the optimum, nine times, and five mistakes.")]
+All = Annotated[
+    bool, typer.Option("--all", help="Also those that take an hour: the optimum, nine times, and five mistakes.")
+]
 
 
 def register(app: typer.Typer) -> None:
