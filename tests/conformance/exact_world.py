@@ -165,5 +165,5 @@ RECIPE: dict[str, object] = {
 }  # fmt: skip
 """At the optimum every answer's leashed reward is the same, so that advantages vanish and their noise with them; whitening
 would blow up what is left of it. What the first, ignorant critic says would drive answers away that then are rarely seen again:
-the policy waits for it, and starts slowly. At twice this learning rate it lost an answer of 0.9% of the optimum for good (it gave it
-0.002%) with one of three seeds."""
+the policy waits for it, and starts slowly. At twice this learning rate it lost an answer of 0.9% of the optimum for good (it
+gave it 0.002%) with one of three seeds."""

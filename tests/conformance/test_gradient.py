@@ -99,9 +99,7 @@ def gradient(world: World) -> Tensor:
     ]
     rewards = torch.tensor([world.rewards[row] for row in BATCH], dtype=old.dtype)
     values, entropy = critic(world, BATCH), torch.zeros_like(old)
-    rollout = ppo.Rollout(
-        completions, Held(BATCH), is_response(BATCH), old, ref, entropy, values, rewards, scores=rewards
-    )
+    rollout = ppo.Rollout(completions, Held(BATCH), is_response(BATCH), old, ref, entropy, values, rewards, rewards)
     config = PPOConfig(
         total_episodes=64, batch_size=64, num_mini_batches=1, num_ppo_epochs=1, critic_warmup_iterations=0, gamma=1.0,
         lam=1.0, whiten_advantages=False,
