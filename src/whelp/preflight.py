@@ -20,14 +20,15 @@ from whelp.types import Prompt
 from whelp.workplace import Workplace
 
 
-def check(place: Workplace) -> None:
+def check(place: Workplace, is_plan: bool = False) -> None:
     """All that can be checked before the run's folder is touched. Raises what the three below raise, and `RunError` where a file
-    is in its place."""
+    is in its place. A plan needs no permission to run code, and without it runs none."""
     folder = next(path for path in (place.run.path, *place.run.path.absolute().parents) if path.exists())
     if not folder.is_dir():
         raise RunError(f"{folder} is a file, so no run can be kept in {place.run.path}. Give another --output_dir.")
     refuse_unmade(place)
-    check_code(place)
+    if place.allow_code or not is_plan:
+        check_code(place)
     check_data(place)
 
 

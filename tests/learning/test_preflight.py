@@ -105,7 +105,8 @@ def test_a_language_model_where_a_reward_model_is_needed(recipe: Recipe, tiny_mo
 
 def test_code_that_is_not_allowed_or_not_there(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def short(completions):\n    return [0.0 for _ in completions]\n")
-    refused(changed(recipe, "ppo", reward=f"{tmp_path}/mine.py:short"), "--allow_code", ConfigError)
+    with pytest.raises(ConfigError, match="--allow_code"):
+        run(changed(recipe, "ppo", reward=f"{tmp_path}/mine.py:short"))
     other = changed(recipe, "ppo", reward=f"{tmp_path}/mine.py:nosuch")
     with pytest.raises(DataError, match="has no function nosuch"):
         pipeline.plan(other, SilentProgress(), allow_code=True)

@@ -41,7 +41,7 @@ def test_a_function_is_run_only_where_code_is_allowed(recipe: Recipe, tmp_path: 
     asked = ppo_of(recipe, f"{file}:brief")
     with pytest.raises(ConfigError, match=r"names Python code.*mine.py:brief.*--allow_code"):
         run(asked)
-    pipeline.plan(asked, SilentProgress())
+    assert "the run asks for --allow_code" in pipeline.plan(asked, SilentProgress()).notes[-1]
     assert not (tmp_path / "was_run").exists()
     pipeline.run(asked, ["whelp", "ppo"], False, SilentProgress(), allow_code=True)
     assert all(-6 <= score <= -1 for score in scores(asked))
