@@ -77,11 +77,11 @@ def seconds(place: Workplace, rankings: Sequence[Ranking], members: int) -> tupl
 def cost() -> None:
     place = workplace()
     rankings = place.rankings.train[:RANKINGS]
-    best: dict[int, tuple[float, float]] = {}
+    best: dict[int, tuple[float, ...]] = {}
     for _ in range(ROUNDS):
         for members in (1, 5):
             found = seconds(place, rankings, members)
-            best[members] = min(best.get(members, found), found)
+            best[members] = tuple(map(min, best.get(members, found), found))
             print(f"{members} members: training {found[0]:.1f} s, scoring {found[1]:.1f} s", flush=True)
     for what, place_in in (("training", 0), ("scoring", 1)):
         print(f"{what}: five members take {best[5][place_in] / best[1][place_in]:.2f} times what one takes")
