@@ -11,10 +11,14 @@ from pathlib import Path
 
 from whelp.config import Recipe
 from whelp.jobs import JUDGE_EPOCHS, MEASURED_RANKINGS, jobs_of, parts_of
+from whelp.preflight import scored_by
+from whelp.rewards.formula import functions
+from whelp.runs.files import nearest_existing
+from whelp.runs.manifest import kind_of
 from whelp.splits import has_judge
 from whelp.text.formats import read_demonstrations, read_prompts
 from whelp.types import Ranking
-from whelp.workplace import Workplace, kind_of
+from whelp.workplace import Workplace
 
 TOKENS_PER_WORD = 1.35
 BOOTSTRAPPED = 0.632
@@ -74,20 +78,21 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     rows = []
     for job in jobs_of(recipe):
         state = _state(place, job.name, parts_of(job, place)[0])
-        work = ESTIMATES[kind_of(job.name)]
-        seconds, sequences = work(recipe, place.at(job.round), size, speed)
+        kind = kind_of(job.name)
+        its = replace(size, trainable=_sft_layers(recipe, size)) if kind == "sft" else size
+        seconds, sequences = ESTIMATES[kind](recipe, place.at(job.round), its, speed)
         minutes = 0.0 if state == "unchanged" else OVERHEAD * seconds / 60
-        trained = replace(size, trainable=_sft_layers(recipe, size)) if job.name == "sft" else size
-        rows.append(
-            (job.name, job.what, minutes, _memory(trained, sequences), _disk(trained, kind_of(job.name)), state)
-        )
+        rows.append((job.name, job.what, minutes, _memory(its, sequences), _disk(its, kind), state))
     if "report" in recipe.stages:
         rows.append(("report", "one page, from what the stages left", 0.1, 300.0, 2.0, "runs"))
-    free = shutil.disk_usage(_existing(place.run.path)).free / 1e6
+    free = shutil.disk_usage(nearest_existing(place.run.path)).free / 1e6
     notes = [f"device: {place.compute.why}", f"disk: {free:,.0f} MB free under {place.run.path}"]
     needed = sum(row[4] for row in rows if row[5] != "unchanged")
     if needed > free:
         notes.append(f"NOT ENOUGH DISK: about {needed:,.0f} MB are needed")
+    code = [name for rewards in scored_by(recipe).values() for name in functions(rewards)]
+    if code and not place.allow_code:
+        notes.append(f"the run asks for --allow_code, for it runs {', '.join(code)}")
     return Plan(rows, notes)
 
 
@@ -157,7 +162,6 @@ def _sft(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     tokens = words * TOKENS_PER_WORD + 10 * len(records)
     steps = -(-len(records) // recipe.sft.per_step_batch_size) * recipe.sft.num_train_epochs
     epochs = recipe.sft.num_train_epochs * min(1.0, (recipe.sft.max_steps or steps) / steps)
-    size = replace(size, trainable=_sft_layers(recipe, size))
     trunk = 2 * size.trunk * tokens * min(1.0, epochs) / speed.forward
     return trunk + _train(size, speed, tokens, 0.7 * tokens, epochs), tokens
 
@@ -279,12 +283,6 @@ def _disk(size: Size, stage: str) -> float:
 def _state(place: Workplace, name: str, parts: dict) -> str:
     kind = place.run.stage_state(name, parts).kind
     return {"done": "unchanged", "changed": "runs again", "partial": "resumes", "new": "runs"}[kind]
-
-
-def _existing(path: Path) -> Path:
-    while not path.exists():
-        path = path.absolute().parent
-    return path
 
 
 ESTIMATES: dict[str, Callable[[Recipe, Workplace, Size, Speed], tuple[float, float]]] = {

@@ -20,14 +20,14 @@ from whelp.models.export import class_name
 from whelp.models.sources import resolve
 from whelp.rewards.formula import functions
 from whelp.runs.files import as_run_error, read_json, sha256_file
-from whelp.runs.manifest import DONE, Run, fingerprint_parts
+from whelp.runs.manifest import DONE, Run, fingerprint_parts, kind_of
 from whelp.scorers import critic, members_in, scorer, where_trusted
 from whelp.splits import has_judge, held_out_fraction, refuse_trained, split_demonstrations
 from whelp.stages import controls, dpo, evaluate, on_policy, ppo, reward, sft
 from whelp.stages.context import spread
 from whelp.text.formats import Loaded, read_prompts, with_one_id
 from whelp.types import Ranking
-from whelp.workplace import Input, Workplace, kind_of
+from whelp.workplace import Input, Workplace
 
 JUDGE_SEED = 1_000
 JUDGE_EPOCHS = 2

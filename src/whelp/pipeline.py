@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,8 @@ from whelp.estimate import Plan
 from whelp.estimate import plan as make_plan
 from whelp.jobs import Job, clear_checkpoints, jobs_of, parts_of, report_work
 from whelp.models.sources import resolve
-from whelp.preflight import check, refuse_long, scored_by
+from whelp.preflight import check, refuse_long
 from whelp.progress import Progress
-from whelp.rewards.formula import functions
 from whelp.runs.cost import measure
 from whelp.runs.files import as_run_error, read_json
 from whelp.runs.lock import RunLock
@@ -69,10 +68,7 @@ def plan(recipe: Recipe, progress: Progress, allow_code: bool = False) -> Plan:
     """What the run would do and cost; nothing is written into its directory. Fetches the model where it is not there yet."""
     place = Workplace(recipe, Run(Path(recipe.output_dir)), progress, allow_code=allow_code)
     check(place, is_plan=True)
-    found = make_plan(recipe, place)
-    code = [name for rewards in scored_by(recipe).values() for name in functions(rewards)]
-    asks = [f"the run asks for --allow_code, for it runs {', '.join(code)}"] if code and not allow_code else []
-    return replace(found, notes=[*found.notes, *asks])
+    return make_plan(recipe, place)
 
 
 def _run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, **extra: Any) -> RunSummary:

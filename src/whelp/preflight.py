@@ -12,7 +12,7 @@ from whelp.models.sources import resolve
 from whelp.rewards.compose import load_function
 from whelp.rewards.formula import functions
 from whelp.rewards.rules import refuse_unchecked
-from whelp.runs.files import read_json
+from whelp.runs.files import nearest_existing, read_json
 from whelp.runs.manifest import DONE
 from whelp.splits import has_judge, refuse_trained
 from whelp.text.chat import Chat
@@ -23,7 +23,7 @@ from whelp.workplace import Workplace
 def check(place: Workplace, is_plan: bool = False) -> None:
     """All that can be checked before the run's folder is touched. Raises what the three below raise, and `RunError` where a file
     is in its place. A plan needs no permission to run code, and without it runs none."""
-    folder = next(path for path in (place.run.path, *place.run.path.absolute().parents) if path.exists())
+    folder = nearest_existing(place.run.path)
     if not folder.is_dir():
         raise RunError(f"{folder} is a file, so no run can be kept in {place.run.path}. Give another --output_dir.")
     refuse_unmade(place)
@@ -36,16 +36,11 @@ def refuse_unmade(place: Workplace) -> None:
     """Raises `ConfigError` where PPO wants the run's reward model and there is none, `ModelError` where a reward model that is
     named is not there or is none."""
     recipe = place.recipe
-    scored = "ppo" in recipe.stages and "model" in recipe.ppo.rewards
-    named = [
-        recipe.ppo.reward_model if scored else None,
-        recipe.rounds.label_model if recipe.rounds.n else None,
-        place.judge,
-    ]
-    for model in filter(None, named):
+    named = {"ppo.reward": recipe.ppo.reward_model, "rounds.label": recipe.rounds.label_model}
+    models = [named[setting] for setting, rewards in scored_by(recipe).items() if "model" in rewards]
+    for model in filter(None, [*models, place.judge]):
         refuse_language_model(resolve(model, place.progress.say))
-    wanted = "ppo" in recipe.stages and "model" in recipe.ppo.rewards and not recipe.ppo.reward_model
-    if wanted and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
+    if not all(models) and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
         raise ConfigError(
             f"ppo needs a reward model: add reward to the stages, give --reward_model, or run whelp reward into {place.run.path}."
         )
@@ -66,8 +61,9 @@ def check_code(place: Workplace) -> None:
 
 def scored_by(recipe: Recipe) -> dict[str, Mapping[str, float]]:
     """What scores answers in this run, by the setting that names it."""
-    found = {"ppo.reward": recipe.ppo.rewards} if "ppo" in recipe.stages else {}
-    return found | ({"rounds.label": recipe.rounds.labels} if "ppo" in recipe.stages and recipe.rounds.n else {})
+    if "ppo" not in recipe.stages:
+        return {}
+    return {"ppo.reward": recipe.ppo.rewards} | ({"rounds.label": recipe.rounds.labels} if recipe.rounds.n else {})
 
 
 def check_data(place: Workplace) -> None:

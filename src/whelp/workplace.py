@@ -17,7 +17,7 @@ from whelp.models.loading import context_of, load_tokenizer, refuse_other_vocabu
 from whelp.models.sources import resolve
 from whelp.progress import Progress
 from whelp.runs.files import read_json, sha256_file, sha256_json
-from whelp.runs.manifest import DONE, Run
+from whelp.runs.manifest import DONE, Run, kind_of
 from whelp.splits import RankingSplit, split_demonstrations, split_rankings, user_turns
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
@@ -29,11 +29,6 @@ class Input(NamedTuple):
     path: str
     sha256: str
     """Of a file, of a model's weights, or the fingerprint of the stage of this run that made it."""
-
-
-def kind_of(stage: str) -> str:
-    """What a stage does, whatever its round: `ppo` of `ppo-2`."""
-    return stage.partition("-")[0]
 
 
 @dataclass

@@ -9,6 +9,7 @@ from typing import Any, Literal, final
 
 from whelp.errors import RunError
 from whelp.report.artifacts import Artifacts, Interval, Json, boolean, interval, number, rows, table, text, whole
+from whelp.runs.manifest import kind_of
 
 BEFORE_ROUNDS, IN_A_ROUND, BEHIND_ROUNDS = (
     ("sft", "reward", "judge", "ppo"),
@@ -269,7 +270,7 @@ def _stage(artifacts: Artifacts, name: str, recorded: Json) -> Stage:
 
 
 def _newest(stages: Mapping[str, Stage], kind: str) -> Stage:
-    begun = [s for name, s in stages.items() if name.partition("-")[0] == kind and s.state != "not run"]
+    begun = [s for name, s in stages.items() if kind_of(name) == kind and s.state != "not run"]
     return begun[-1] if begun else stages[kind]
 
 

@@ -20,6 +20,7 @@ from whelp.report.collect import Preferences, RunData, Stage, collect
 from whelp.report.plots import Line, from_log
 from whelp.report.samples import Group, changes, fit, group, shorten
 from whelp.runs.files import write_text_atomic
+from whelp.runs.manifest import kind_of
 
 REPORT = "report.html"
 _PAGE_BYTES = 1_900_000
@@ -230,7 +231,7 @@ def _pipeline(data: RunData) -> list[Box]:
 
 def _of_a_round(data: RunData, stage: Stage) -> tuple[str, str]:
     """What a stage that online rounds repeat consumed and made."""
-    match stage.name.partition("-")[0]:
+    match kind_of(stage.name):
         case "reward":
             is_newest = stage is data.newest("reward")
             return "ranked answers", f"a reward model, {_right(data.reward)}" if is_newest else "a reward model"

@@ -18,7 +18,7 @@ from typing import Any
 from whelp.errors import RunError, WhelpError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
 # The last two are what torch.save says of a short write: it loses the errno on the way.
 _FULL_TEXTS = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed writing", "unexpected pos")
 
@@ -40,7 +40,7 @@ def as_run_error(path: Path) -> Iterator[None]:
                 f"The disk is full: {path} could not be written ({_free_bytes(path):,} bytes are free there). "
                 "Nothing earlier was lost. Free some space and give the same command again, a command that trains with --resume."
             ) from error
-        if any(isinstance(each, OSError) and each.errno in _FORBIDDEN for each in chain):
+        if any(isinstance(each, OSError) and each.errno in _NO_PLACE for each in chain):
             raise RunError(
                 f"{path} could not be written: {error}. Make the folder writable or choose another one."
             ) from error
@@ -60,8 +60,12 @@ def _is_full(error: BaseException) -> bool:
 
 
 def _free_bytes(path: Path) -> int:
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    return shutil.disk_usage(existing).free
+    return shutil.disk_usage(nearest_existing(path)).free
+
+
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the nearest folder above it that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())
 
 
 def fsync(path: Path) -> None:

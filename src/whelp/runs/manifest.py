@@ -21,6 +21,11 @@ from whelp.runs.files import as_run_error, canonical_json, plain, read_json, sha
 STARTED, DONE, MANIFEST, TRAINING_PROMPTS = "STARTED.json", "DONE.json", "manifest.json", "training_prompts.json"
 
 
+def kind_of(stage: str) -> str:
+    """What a stage does, whatever its round: `ppo` of `ppo-2`."""
+    return stage.partition("-")[0]
+
+
 @final
 @dataclass(frozen=True, slots=True)
 class StageState:
