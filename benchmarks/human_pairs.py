@@ -30,7 +30,7 @@ from torch import Tensor
 from whelp.engines.base import Metrics, Term
 from whelp.engines.local import LocalEngine, LocalHeld
 from whelp.jobs import optimizer
-from whelp.maths.stats import clustered_bootstrap
+from whelp.maths.stats import clustered_bootstrap, clusters_of
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
@@ -259,8 +259,7 @@ def row(trial: Trial, of: str, folds: Sequence[int]) -> list[str]:
     """Accuracy over the folds, beside length and surface, with McNemar's test of model against surface."""
     records = [read_json(trial.record(of, fold)) for fold in folds]
     first = [name for record in records for name in record["first"]]
-    number = {name: i for i, name in enumerate(dict.fromkeys(first))}
-    cluster = torch.tensor([number[name] for name in first])
+    cluster = clusters_of(first)
     model, surface, length = (
         right(torch.tensor([value for record in records for value in record[key]]))
         for key in ("margin", "surface", "length")

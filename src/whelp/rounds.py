@@ -16,7 +16,7 @@ from whelp.runs.files import sha256_json, write_text_atomic
 from whelp.scorers import labeller, reward_engine
 from whelp.stages import trust
 from whelp.stages.comparisons import render, strict_pairs
-from whelp.stages.context import shuffled
+from whelp.stages.context import answers_in_order, shuffled
 from whelp.text.chat import sequences
 from whelp.text.formats import prompt_hash, read_rankings, read_source
 from whelp.types import Completion, Prompt, Ranking
@@ -71,9 +71,7 @@ def answered(place: Workplace) -> list[dict[str, Any]]:
     place.add(engine, "policy", policy)
     key = ("round", place.recipe.seed, place.round)
     params = SamplingParams(config.num_generations, ppo.temperature, ppo.response_length, key)
-    order = {prompt.id: i for i, prompt in enumerate(prompts)}
-    written = (c for c in engine.sample("policy", prompts, params) if c.text.strip())
-    completions = sorted(written, key=lambda c: (order[c.prompt.id], c.sample))
+    completions = [c for c in answers_in_order(engine, "policy", prompts, params) if c.text.strip()]
     scores: list[float | None] = [None] * len(completions)
     if config.labels:
         label = labeller(place, engine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -31,6 +32,12 @@ def wilson(successes: float, n: int, z: float = 1.959964) -> Estimate:
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
     return Estimate(rate, max(0.0, centre - half), min(1.0, centre + half), n)
+
+
+def clusters_of(names: Sequence[str]) -> Int[Tensor, "N"]:
+    """A number for each name, the same for the same name, in the order in which they first come."""
+    numbers: dict[str, int] = {}
+    return torch.tensor([numbers.setdefault(name, len(numbers)) for name in names], dtype=torch.long)
 
 
 def clustered_bootstrap(

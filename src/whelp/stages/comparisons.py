@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whelp.maths.preference import PreferenceTargets
+from whelp.maths.stats import clusters_of
 from whelp.text.chat import Chat, sequences
 from whelp.types import Ranking, Sequences
 
@@ -62,14 +63,12 @@ def strict_pairs(rankings: Sequence[Ranking]) -> tuple[list[int], list[int], lis
 
 def prompts_of(rankings: Sequence[Ranking]) -> list[int]:
     """A number for each prompt, shared by all rankings of answers to it."""
-    numbers: dict[str, int] = {}
-    return [numbers.setdefault(ranking.prompt.id, len(numbers)) for ranking in rankings]
+    return clusters_of([ranking.prompt.id for ranking in rankings]).tolist()
 
 
 def by_prompt(rankings: Sequence[Ranking], pairs: Sequence[int]) -> Int[Tensor, "N"]:
     """The prompt of each pair, given the ranking that it is from: pairs of one prompt are alike."""
-    numbers = prompts_of(rankings)
-    return torch.tensor([numbers[ranking] for ranking in pairs], dtype=torch.long)
+    return clusters_of([rankings[ranking].prompt.id for ranking in pairs])
 
 
 def right(margin: Float[Tensor, "N"]) -> Float[Tensor, "N"]:

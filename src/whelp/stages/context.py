@@ -13,12 +13,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from whelp.engines.base import Engine
+from whelp.engines.base import Engine, SamplingParams
 from whelp.errors import Interrupted, TrainingError
 from whelp.progress import Progress
 from whelp.runs.checkpoint import latest_checkpoint, save_checkpoint
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
+from whelp.types import Completion, Prompt
 
 STATE = "state.json"
 Record = TypeVar("Record")
@@ -110,6 +111,12 @@ class Stage:
                 f"{' ...' if len(rows) > 8 else ''}. {last}. The same settings break at the same step again: a lower learning "
                 "rate or a smaller max_grad_norm usually helps, and starts the stage over."
             ) from error
+
+
+def answers_in_order(engine: Engine, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> list[Completion]:
+    """Sampled answers in the order of their prompts; an engine gives them as they finish."""
+    order = {prompt.id: i for i, prompt in enumerate(prompts)}
+    return sorted(engine.sample(model, prompts, params), key=lambda c: (order[c.prompt.id], c.sample))
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:

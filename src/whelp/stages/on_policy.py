@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.checkers import passes
-from whelp.maths.stats import Estimate, clustered_bootstrap
+from whelp.maths.stats import Estimate, clustered_bootstrap, clusters_of
 from whelp.types import Completion
 
 FILE = "on_policy.jsonl"
@@ -39,9 +39,8 @@ def sorted_by_check(pair: tuple[tuple[bool, float], ...]) -> list[tuple[bool, fl
 def accuracy(rows: Sequence[Mapping[str, Any]]) -> tuple[int, Estimate]:
     """(pairs, share of them that are ordered rightly) of such rows, with an interval that draws whole prompts."""
     right = torch.tensor([row["right"] / row["pairs"] for row in rows for _ in range(row["pairs"])])
-    number = {prompt: i for i, prompt in enumerate(dict.fromkeys(row["prompt"] for row in rows))}
-    prompt = torch.tensor([number[row["prompt"]] for row in rows for _ in range(row["pairs"])])
-    return len(right), clustered_bootstrap(right, prompt)
+    prompts = [row["prompt"] for row in rows for _ in range(row["pairs"])]
+    return len(right), clustered_bootstrap(right, clusters_of(prompts))
 
 
 def by_checkpoint(rows: Sequence[Mapping[str, Any]], save_steps: int, iterations: int) -> list[dict[str, Any]]:

@@ -17,11 +17,12 @@ from whelp.maths.advantage import beside_group, gae, grpo, rloo
 from whelp.maths.masked import masked_mean, masked_whiten
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, shaped_rewards
 from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
+from whelp.maths.stats import clusters_of
 from whelp.monitors.surface import repetition
 from whelp.rewards.base import Reward
 from whelp.runs.metrics import MetricsLog
 from whelp.stages import on_policy, sft
-from whelp.stages.context import Stage, shuffled, warmup_then_linear
+from whelp.stages.context import Stage, answers_in_order, shuffled, warmup_then_linear
 from whelp.text.chat import Chat, sampled
 from whelp.types import Completion, Demonstration, Prompt
 
@@ -53,8 +54,7 @@ class Rollout:
     @property
     def group(self) -> Int[Tensor, "B"]:
         """A number for each prompt, shared by its answers."""
-        numbers = {id: i for i, id in enumerate(dict.fromkeys(c.prompt.id for c in self.completions))}
-        return torch.tensor([numbers[c.prompt.id] for c in self.completions])
+        return clusters_of([c.prompt.id for c in self.completions])
 
 
 def train(
@@ -168,8 +168,7 @@ def sample(
 ) -> list[Completion]:
     """`copies` answers to every prompt, in the order of the prompts."""
     params = SamplingParams(copies, config.temperature, config.response_length, ("ppo", *key))
-    order = {prompt.id: i for i, prompt in enumerate(prompts)}
-    return sorted(engine.sample("policy", prompts, params), key=lambda c: (order[c.prompt.id], c.sample))
+    return answers_in_order(engine, "policy", prompts, params)
 
 
 def score(

@@ -10,7 +10,7 @@ from whelp.checkers import passes
 from whelp.config import EvaluateConfig
 from whelp.engines.base import Engine, SamplingParams
 from whelp.runs.metrics import MetricsLog
-from whelp.stages.context import Stage
+from whelp.stages.context import Stage, answers_in_order
 from whelp.text.chat import Chat, sampled
 from whelp.types import Prompt
 
@@ -103,8 +103,7 @@ def answer(
     """One greedy answer to each prompt, or `config.samples` drawn; all checked, and judged where there is a judge."""
     count, temperature = (1, 0.0) if mode == "greedy" else (config.samples, config.temperature)
     params = SamplingParams(count, temperature, config.max_new_tokens, ("evaluate", model, seed))
-    order = {prompt.id: i for i, prompt in enumerate(prompts)}
-    completions = sorted(engine.sample(model, prompts, params), key=lambda c: (order[c.prompt.id], c.sample))
+    completions = answers_in_order(engine, model, prompts, params)
     scores: Iterable[float | None] = [None] * len(completions)
     if has_judge:
         with engine.hold(sampled(chat, completions)) as held:

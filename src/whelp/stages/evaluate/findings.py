@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from whelp.maths.stats import Estimate, clustered_bootstrap, length_controlled_win_rate, wilson
+from whelp.maths.stats import Estimate, clustered_bootstrap, clusters_of, length_controlled_win_rate, wilson
 from whelp.monitors.surface import is_flattering, repetition
 from whelp.stages.evaluate.answers import Answer
 from whelp.types import Prompt
@@ -89,9 +89,7 @@ def paired(after: Sequence[Answer], before: Sequence[Answer]) -> Estimate:
         for a, b in zip(after, before, strict=True)
         if a.passes is not None
     ]
-    names: dict[str, int] = {}
-    clusters = [names.setdefault(a.prompt.id, len(names)) for a in after if a.passes is not None]
-    return clustered_bootstrap(torch.tensor(values), torch.tensor(clusters, dtype=torch.long))
+    return clustered_bootstrap(torch.tensor(values), clusters_of([a.prompt.id for a in after if a.passes is not None]))
 
 
 def lengths(answers: Sequence[Answer], models: Sequence[str]) -> dict[str, Any]:
