@@ -105,9 +105,10 @@ TRIALS = (
 class Store:
     """What a trunk made of token sequences, in half precision: appended to a file, found again by a hash of the tokens."""
 
-    def __init__(self, folder: Path, width: int):
+    def __init__(self, folder: Path, width: int, dtype: torch.dtype = torch.float32):
+        """`dtype`: what `get` gives, in which the branch computes."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.width = width
+        self.width, self.dtype = width, dtype
         self.activations = folder / "activations.f16"
         self.index = folder / "index"
         self.index.touch()
@@ -121,7 +122,7 @@ class Store:
         with self.activations.open("rb") as file:
             file.seek(self.places[name_of(tokens)])
             data = bytearray(file.read(2 * self.width * len(tokens)))
-        return torch.frombuffer(data, dtype=torch.float16).view(len(tokens), self.width).float()
+        return torch.frombuffer(data, dtype=torch.float16).view(len(tokens), self.width).to(self.dtype)
 
     def put(self, tokens: Sequence[int], hidden: Tensor) -> None:
         """The index is written behind the activations: what has no whole line there is made again."""
@@ -165,8 +166,10 @@ class DiskEngine(LocalEngine):
     def hold(self, sequences: Sequences) -> Iterator[LocalHeld]:
         with super().hold(sequences) as held:
             for key, trunk in self.trunks.items():
-                if trunk.decoder is not None:
-                    held.cache[key] = Rows(Store(RUNS / key, trunk.hidden_size), sequences)
+                if (
+                    trunk.decoder is not None and self.compute.device.type == "cpu"
+                ):  # others make them faster than a disk
+                    held.cache[key] = Rows(Store(RUNS / key, trunk.hidden_size, self.compute.dtype), sequences)
             yield held
 
     def update(self, terms: Sequence[Term], lr: Mapping[str, float]) -> Metrics:

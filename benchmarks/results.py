@@ -23,7 +23,6 @@ from typing import Any
 import torch
 
 from whelp.config import Recipe
-from whelp.engines.devices import choose
 from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.recipes import load_recipe
 from whelp.runs.files import canonical_json, read_json, sha256_file, write_json_atomic, write_text_atomic
@@ -153,7 +152,7 @@ def record(experiment: Experiment, seed: int) -> dict[str, Any]:
         "seed": seed,
         "identity": identity(experiment.recipe(seed)),
         "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip(),
-        "machine": choose().why,
+        "machine": done["evaluate"]["device"],
         "cost": done,
         "stages": stages,
         "ppo": MetricsLog.read(folder / "ppo" / "metrics.jsonl"),

@@ -109,7 +109,8 @@ def _run_job(place: Workplace, job: Job, resume: bool) -> StageCost:
         result = job.work(place.at(job.round))
     if job.name in place.stages:
         cost.seconds += place.stages[job.name].seconds_before
-    place.run.finish_stage(job.name, fingerprint(job.name, parts["config"], parts["inputs"]), result, asdict(cost))
+    spent = asdict(cost) | {"device": place.compute.why}
+    place.run.finish_stage(job.name, fingerprint(job.name, parts["config"], parts["inputs"]), result, spent)
     clear_checkpoints(folder)
     return StageCost(job.name, cost.seconds, cost.peak_memory_mb, "resumed" if state.kind == "partial" else "ran")
 

@@ -93,7 +93,7 @@ def test_json_is_strict_whatever_the_values(tmp_path: Path) -> None:
         "bool": True,
         "path": "a/b",
         "set": ["a", "b"],
-        "cost": {"seconds": 1.5, "peak_memory_mb": 2.0},
+        "cost": {"seconds": 1.5, "peak_memory_mb": 2.0, "peak_gpu_memory_mb": 0.0},
         "1": [1, 2],
         "surrogate": "\ud800",
     }

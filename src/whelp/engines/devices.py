@@ -34,7 +34,7 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
 def _device(name: str) -> tuple[torch.device, str]:
     if name == "auto":
         if torch.cuda.is_available():
-            return torch.device("cuda"), "CUDA is available"
+            return torch.device("cuda"), f"CUDA is available, {torch.cuda.get_device_name()}"
         if torch.backends.mps.is_available():
             return torch.device("mps"), "MPS is available"
         return torch.device("cpu"), "no accelerator was found"

@@ -86,5 +86,7 @@ class MasterWeights:
             master.copy_(tensors[f"weight.{name}"])
             keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
             if keys:
-                self.optimizer.state[master] = {key: tensors[f"{key}.{name}"].clone() for key in keys}
+                state = {key: tensors[f"{key}.{name}"].clone() for key in keys}
+                # AdamW counts its steps in the processor's memory, wherever the weights are.
+                self.optimizer.state[master] = state | {"step": state["step"].cpu()}
         self.publish()

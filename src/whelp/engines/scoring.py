@@ -11,8 +11,9 @@ from torch import Tensor, nn
 CHUNK = 512
 """Response tokens whose logits exist at one time in a forward pass without gradients."""
 BLOCK = 16
-"""Rows of logits whose softmax is taken at one time: what lies between the steps then stays in the processor's cache. Over
-whole chunks every step would write 100 MB, and most of its time goes into getting those pages from the system."""
+"""Rows of logits whose softmax is taken at one time on a processor: what lies between the steps then stays in its cache. Over
+whole chunks every step would write 100 MB, and most of its time goes into getting those pages from the system. An accelerator
+has no such pages, and starting its kernels would cost more than they do."""
 
 
 class TokenLogprob(torch.autograd.Function):
@@ -23,14 +24,14 @@ class TokenLogprob(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
-        log_normaliser = torch.cat([torch.logsumexp(block.float(), dim=-1) for block in logits.split(BLOCK)])
+        log_normaliser = torch.cat([torch.logsumexp(block.float(), dim=-1) for block in _blocks(logits)])
         ctx.save_for_backward(logits, targets, log_normaliser)
         return logits.gather(1, targets[:, None]).squeeze(1).float() - log_normaliser
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, targets, log_normaliser = ctx.saved_tensors
-        parts = (tensor.split(BLOCK) for tensor in (logits, targets, log_normaliser, gradients[0]))
+        parts = map(_blocks, (logits, targets, log_normaliser, gradients[0]))
         for block, target, normaliser, gradient in zip(*parts, strict=True):
             result = (block.float() - normaliser[:, None]).exp_().mul_(-gradient[:, None])
             block.copy_(result.scatter_add_(1, target[:, None], gradient[:, None]))
@@ -57,12 +58,16 @@ def token_logprobs_and_entropy(
     for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
         logits = _tempered(head(h), temperature)
         logprobs.append(TokenLogprob.apply(logits, t))
-        for block in logits.split(BLOCK):
+        for block in _blocks(logits):
             log_p = torch.log_softmax(block.float(), dim=-1)
             entropies.append(-(log_p.exp() * log_p).sum(-1))
     if not logprobs:
         return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
     return torch.cat(logprobs), torch.cat(entropies)
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(BLOCK if rows.device.type == "cpu" else CHUNK)
 
 
 def _tempered(logits: Tensor, temperature: float) -> Tensor:

@@ -21,6 +21,8 @@ class Cost:
     peak_memory_mb: float = 0.0
     """The most memory the process ever held (resident, in units of 2**20 bytes), from its start and not only inside
     the block: the system keeps one high-water mark a process."""
+    peak_gpu_memory_mb: float = 0.0
+    """The most memory that tensors took on a CUDA device, from the start of the process; 0 without one."""
 
 
 @contextmanager
@@ -33,8 +35,14 @@ def measure() -> Iterator[Cost]:
     finally:
         cost.seconds = time.perf_counter() - start
         cost.peak_memory_mb = _peak_bytes() / 2**20
+        cost.peak_gpu_memory_mb = _peak_gpu_bytes() / 2**20
 
 
 def _peak_bytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB, macOS in bytes
+
+
+def _peak_gpu_bytes() -> int:
+    torch = sys.modules.get("torch")  # never imported for this: it takes seconds
+    return torch.cuda.max_memory_allocated() if torch is not None and torch.cuda.is_initialized() else 0

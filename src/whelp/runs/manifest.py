@@ -112,10 +112,10 @@ class Run:
         write_json_atomic(folder / STARTED, _signed(parts) | {"started": _now()})
         return folder
 
-    def finish_stage(self, stage: str, fingerprint: str, result: Mapping[str, Any], cost: Mapping[str, float]) -> None:
+    def finish_stage(self, stage: str, fingerprint: str, result: Mapping[str, Any], cost: Mapping[str, Any]) -> None:
         """Write the stage's metrics.json (`result`), then DONE.json; only the second makes it finished.
 
-        `cost` holds `seconds` and `peak_memory_mb` (see `whelp.runs.cost.measure`).
+        `cost` holds `seconds` and `peak_memory_mb` (see `whelp.runs.cost.measure`), and may say where they were spent.
 
         Raises:
             RunError: the stage was not started with this fingerprint.
