@@ -41,7 +41,7 @@ def gradient(engine: LocalEngine, completions: Sequence[Completion], advantages:
     total, pieces = torch.zeros(sum(master.numel() for master in weights.masters)), 0
 
     def note() -> float:
-        total.add_(torch.cat([master.grad.flatten() for master in weights.masters if master.grad is not None]))
+        total.add_(torch.cat([master.grad.flatten().cpu() for master in weights.masters if master.grad is not None]))
         return 0.0
 
     weights.clip = note

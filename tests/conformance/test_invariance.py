@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,7 @@ def usual(
 def test_the_cut_into_pieces_does_not_matter(
     usual, tiny_model_folder, chat, compute, tmp_path, monkeypatch: pytest.MonkeyPatch, budget: int
 ) -> None:
-    monkeypatch.setattr(local, "TOKENS_PER_TRAINING_PIECE", budget)
-    monkeypatch.setattr(local, "TOKENS_PER_PIECE", budget)
+    monkeypatch.setattr(local, "PROCESSOR", replace(local.PROCESSOR, piece=budget, training_piece=budget))
     assert_alike(train(tiny_model_folder("llama"), chat, compute, tmp_path), usual)
 
 
@@ -118,6 +118,6 @@ def test_the_first_ratio_is_one(usual) -> None:
 
 def test_the_first_ratio_is_near_one_in_bf16(tiny_model_folder, chat, compute_bf16, tmp_path, monkeypatch) -> None:
     """Old and new log-probabilities come from pieces of other shapes, and bf16 rounds them otherwise."""
-    monkeypatch.setattr(local, "TOKENS_PER_TRAINING_PIECE", 100)
+    monkeypatch.setattr(local, "PROCESSOR", replace(local.PROCESSOR, training_piece=100))
     lines, _ = train(tiny_model_folder("llama"), chat, compute_bf16, tmp_path, num_mini_batches=4)
     assert max(line["val/first_ratio_error"] for line in lines[1:]) < BF16_RATIO

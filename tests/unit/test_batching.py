@@ -7,7 +7,7 @@ from itertools import product
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whelp.engines.batching import PIECE_PRICE, pieces, response_index
+from whelp.engines.batching import pieces, response_index
 
 
 @given(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 6)), max_size=30), st.integers(1, 120))
@@ -25,10 +25,10 @@ def test_pieces_of_equal_length_are_filled():
     assert sorted(len(piece) for piece in pieces([10] * 10, range(10), 40)) == [2, 4, 4]
 
 
-@given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(100, 2000))
-def test_no_other_cut_of_the_sorted_rows_is_cheaper(lengths, budget):
+@given(st.lists(st.integers(1, 400), min_size=1, max_size=9), st.integers(100, 2000), st.sampled_from([0, 96, 8192]))
+def test_no_other_cut_of_the_sorted_rows_is_cheaper(lengths, budget, piece_price):
     def price(cut):
-        return sum(len(piece) * max(piece) + PIECE_PRICE for piece in cut)
+        return sum(len(piece) * max(piece) + piece_price for piece in cut)
 
     ordered = sorted(lengths)
     every_cut = []
@@ -41,7 +41,7 @@ def test_no_other_cut_of_the_sorted_rows_is_cheaper(lengths, budget):
                 cut[-1].append(length)
         if all(len(piece) == 1 or len(piece) * max(piece) <= budget for piece in cut):
             every_cut.append(price(cut))
-    found = [[lengths[row] for row in piece] for piece in pieces(lengths, range(len(lengths)), budget)]
+    found = [[lengths[row] for row in piece] for piece in pieces(lengths, range(len(lengths)), budget, piece_price)]
     assert price(found) == min(every_cut)
 
 

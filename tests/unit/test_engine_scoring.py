@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from engine_helpers import FAMILIES, LR, assert_rows, response_table, sequences_of, sft_term, slow_logprobs
 from torch import nn
 
-from whelp.engines import local as module
 from whelp.engines.base import ModelSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.types import Message, Prompt, Sequences
@@ -25,10 +25,9 @@ def slow_hidden(model: nn.Module, tokens) -> torch.Tensor:
 
 @pytest.mark.parametrize("trainable_layers", [2, "all"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logprobs_and_entropy(family, trainable_layers, build, tiny_model_folder, whole_model, monkeypatch):
-    monkeypatch.setattr(module, "TOKENS_PER_PIECE", 30)
-    monkeypatch.setattr(module, "TOKENS_PER_TRAINING_PIECE", 24)
+def test_logprobs_and_entropy(family, trainable_layers, build, tiny_model_folder, whole_model):
     engine, sequences = build(family, trainable_layers=trainable_layers), sequences_of()
+    engine.sizes = replace(engine.sizes, piece=30, training_piece=24)
     with engine.hold(sequences) as held:
         scores = engine.logprobs("m", held)
     logprobs, entropies = slow_logprobs(whole_model(tiny_model_folder(family)), sequences)
@@ -51,9 +50,8 @@ def test_logprobs_at_another_temperature_in_chunks(chat, compute, tiny_model_fol
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_values_and_rewards(family, engine, tiny_model_folder, whole_model, monkeypatch):
-    monkeypatch.setattr(module, "TOKENS_PER_PIECE", 30)
-    monkeypatch.setattr(module, "TOKENS_PER_TRAINING_PIECE", 24)
+def test_values_and_rewards(family, engine, tiny_model_folder, whole_model):
+    engine.sizes = replace(engine.sizes, piece=30, training_piece=24)
     folder, sequences = tiny_model_folder(family), sequences_of()
     model = whole_model(folder)
     engine.add("value", ModelSpec(source=folder, head="scalar", trainable_layers=2))

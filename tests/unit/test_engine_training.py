@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import pytest
@@ -22,7 +22,6 @@ from engine_helpers import (
 )
 from torch import nn
 
-from whelp.engines import local as module
 from whelp.engines.base import ModelSpec, OptimizerSpec, Term
 from whelp.engines.local import LocalEngine, _select
 from whelp.errors import ModelError, TrainingError
@@ -73,9 +72,9 @@ OPTIMIZERS = [STEADY, OptimizerSpec((0.8, 0.99), 1e-3, 0.1, max_grad_norm=0.05)]
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=["default", "other"])
-def test_sft_of_the_upper_layers(optimizer, build, tiny_model_folder, whole_model, monkeypatch):
-    monkeypatch.setattr(module, "TOKENS_PER_TRAINING_PIECE", 30)
+def test_sft_of_the_upper_layers(optimizer, build, tiny_model_folder, whole_model):
     engine, model = build(optimizer=optimizer), whole_model(tiny_model_folder("llama"))
+    engine.sizes = replace(engine.sizes, training_piece=30)
     oracle = Oracle(model, optimizer, [*model.model.layers[2:], model.model.norm])
     for step in range(3):
         sequences = sequences_of(step)
@@ -260,11 +259,11 @@ def test_each_member_learns_from_rows_of_its_own(build):
 
 
 @pytest.mark.parametrize("kind", ["sft", "preferences"])
-def test_weights_do_not_depend_on_how_the_batch_is_cut_into_pieces(kind, build, monkeypatch):
+def test_weights_do_not_depend_on_how_the_batch_is_cut_into_pieces(kind, build):
     results = []
     for budget in (10**6, 26):
-        monkeypatch.setattr(module, "TOKENS_PER_TRAINING_PIECE", budget)
         engine = build(head="lm" if kind == "sft" else "scalar")
+        engine.sizes = replace(engine.sizes, training_piece=budget)
         sequences = sequences_of(group=PAIRS)
         metrics = {}
         with engine.hold(sequences) as held:
@@ -301,9 +300,9 @@ class Spy:
         return LossSum(outputs.rewards.sum())
 
 
-def test_a_group_is_never_split(build, monkeypatch):
-    monkeypatch.setattr(module, "TOKENS_PER_TRAINING_PIECE", 1)
+def test_a_group_is_never_split(build):
     engine, spy, group = build(head="scalar"), Spy(), (2, 0, 1, 2, 0, 2)
+    engine.sizes = replace(engine.sizes, training_piece=1)
     with engine.hold(sequences_of(group=group)) as held:
         engine.update([Term("m", held, Seen(torch.tensor(group)), spy)], {"m": LR})
     assert sorted(spy.pieces) == [[0, 0], [1], [2, 2, 2]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from transformers import GenerationConfig
 
 from whelp.engines import sampler as module
 from whelp.engines.base import SamplingParams
+from whelp.engines.batching import PROCESSOR, Sizes
 from whelp.engines.sampler import Sampled, Sampler, draw, uniforms
 from whelp.models.trunk import cut
 
@@ -29,9 +31,9 @@ def names_of(prompts) -> list[str]:
     return [f"prompt-{i}" for i in range(len(prompts))]
 
 
-def make(model, compute, end_ids=(), trainable_layers=2) -> Sampler:
+def make(model, compute, end_ids=(), trainable_layers=2, sizes=PROCESSOR) -> Sampler:
     parts = cut(model, trainable_layers, with_head=True)
-    return Sampler(parts.trunk, parts.branch, parts.head, tuple(end_ids), compute)
+    return Sampler(parts.trunk, parts.branch, parts.head, tuple(end_ids), compute, sizes)
 
 
 def collect(sampler: Sampler, prompts, params: SamplingParams, names=None) -> dict[tuple[str, int], Sampled]:
@@ -49,10 +51,10 @@ def full_pass(model, prompt, tokens, temperature=1.0) -> torch.Tensor:
 
 
 @pytest.fixture
-def few_slots(monkeypatch):
-    monkeypatch.setattr(module, "SLOTS", 4)
+def few(monkeypatch) -> Sizes:
+    """Four rows at a time, two of them refilled together, and little prefilled at once."""
     monkeypatch.setattr(module, "REFILL", 2)
-    monkeypatch.setattr(module, "PREFILL_TOKENS", 30)
+    return replace(PROCESSOR, slots=4, training_piece=30)
 
 
 @pytest.fixture(scope="module")
@@ -66,11 +68,11 @@ def llama(tiny_model_folder, whole_model):
 @pytest.mark.parametrize("trainable_layers", [2, "all"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sampled_logprobs_are_those_of_a_full_pass(
-    family, trainable_layers, tiny_model_folder, whole_model, compute, few_slots
+    family, trainable_layers, tiny_model_folder, whole_model, compute, few
 ):
     model = whole_model(tiny_model_folder(family))
     prompts = prompts_of(model.config.vocab_size)
-    sampler = make(model, compute, end_ids=range(30), trainable_layers=trainable_layers)
+    sampler = make(model, compute, end_ids=range(30), trainable_layers=trainable_layers, sizes=few)
     found = collect(sampler, prompts, SamplingParams(n=3, max_new_tokens=14))
     for sampled in found.values():
         expected = full_pass(model, prompts[sampled.prompt], sampled.tokens)
@@ -79,10 +81,10 @@ def test_sampled_logprobs_are_those_of_a_full_pass(
     assert {len(s.tokens) for s in found.values()} > {14}  # some ended early, so rows were moved and refilled
 
 
-def test_sampled_logprobs_in_bf16(tiny_model_folder, whole_model, compute_bf16, few_slots):
+def test_sampled_logprobs_in_bf16(tiny_model_folder, whole_model, compute_bf16, few):
     model = whole_model(tiny_model_folder("llama"), torch.bfloat16)
     prompts = prompts_of(model.config.vocab_size)
-    found = collect(make(model, compute_bf16), prompts, SamplingParams(n=2, max_new_tokens=10))
+    found = collect(make(model, compute_bf16, sizes=few), prompts, SamplingParams(n=2, max_new_tokens=10))
     for sampled in found.values():
         expected = full_pass(model, prompts[sampled.prompt], sampled.tokens)
         expected = expected.gather(1, torch.tensor(sampled.tokens)[:, None]).squeeze(1)
@@ -101,14 +103,12 @@ def test_the_temperature_divides_the_logits(llama, compute):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_greedy_is_an_argmax_loop_and_what_transformers_generates(
-    family, tiny_model_folder, whole_model, compute, few_slots
-):
+def test_greedy_is_an_argmax_loop_and_what_transformers_generates(family, tiny_model_folder, whole_model, compute, few):
     model = whole_model(tiny_model_folder(family))
     prompts = prompts_of(model.config.vocab_size)
     end = frozenset(range(60))
     params = SamplingParams(temperature=0.0, max_new_tokens=12)
-    found = collect(make(model, compute, end), prompts, params)
+    found = collect(make(model, compute, end, sizes=few), prompts, params)
     generation = GenerationConfig(do_sample=False, max_new_tokens=12, eos_token_id=sorted(end), pad_token_id=299)
     for i, prompt in enumerate(prompts):
         sampled = found[(f"prompt-{i}", 0)]
@@ -130,9 +130,11 @@ def slow_greedy(model, prompt, end, count) -> list[int]:
 # -- where answers end ----------------------------------------------------------------------------------------------
 
 
-def test_an_answer_ends_at_the_first_end_id_and_keeps_it(llama, compute, few_slots):
+def test_an_answer_ends_at_the_first_end_id_and_keeps_it(llama, compute, few):
     end = set(range(0, 300, 12))
-    found = collect(make(llama, compute, end), prompts_of(300), SamplingParams(n=6, max_new_tokens=15)).values()
+    found = collect(
+        make(llama, compute, end, sizes=few), prompts_of(300), SamplingParams(n=6, max_new_tokens=15)
+    ).values()
     for sampled in found:
         assert not end & set(sampled.tokens[:-1])
         assert sampled.is_finished == (sampled.tokens[-1] in end)
@@ -164,12 +166,10 @@ def test_the_same_draws_in_another_order_with_other_slots_and_another_cut(llama,
     names = names_of(prompts)
     expected = {k: s.tokens for k, s in collect(make(llama, compute, range(20)), prompts, params).items()}
     for slots, refill, layers in ((64, 8, "all"), (1, 1, 2), (2, 8, 1), (5, 3, 3)):
-        monkeypatch.setattr(module, "SLOTS", slots)
         monkeypatch.setattr(module, "REFILL", refill)
         order = [3, 0, 4, 2, 1]
-        found = collect(
-            make(llama, compute, range(20), layers), [prompts[i] for i in order], params, [names[i] for i in order]
-        )
+        sampler = make(llama, compute, range(20), layers, replace(PROCESSOR, slots=slots))
+        found = collect(sampler, [prompts[i] for i in order], params, [names[i] for i in order])
         assert {k: s.tokens for k, s in found.items()} == expected
 
 
@@ -214,8 +214,8 @@ def test_the_completions_of_a_prompt_share_one_prefill(llama, compute):
     assert seen == [(5, max(LENGTHS)), (40, 1)]
 
 
-def test_no_more_rows_than_slots(llama, compute, few_slots):
-    sampler = make(llama, compute, range(40))
+def test_no_more_rows_than_slots(llama, compute, few):
+    sampler = make(llama, compute, range(40), sizes=few)
     seen: list[int] = []
     sampler.parts.branch.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
     collect(sampler, prompts_of(300), SamplingParams(n=5, max_new_tokens=12))

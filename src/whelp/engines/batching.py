@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-PIECE_PRICE = 96
-"""What a piece costs beside its tokens, in tokens: starting its kernels, and adding its gradients to the others'."""
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is computed at one time."""
+
+    piece: int
+    """Padded tokens in a piece of a pass without gradients."""
+    training_piece: int
+    piece_price: int
+    """What a piece costs beside its tokens, in tokens: starting its kernels, and adding its gradients to the others'."""
+    slots: int
+    """Rows decoded together."""
 
 
-def pieces(lengths: Sequence[int], group: Sequence[int], token_budget: int) -> list[list[int]]:
+PROCESSOR = Sizes(piece=4096, training_piece=2048, piece_price=96, slots=64)
+"""More rows do not raise the throughput of two cores."""
+ACCELERATOR = Sizes(piece=65536, training_piece=32768, piece_price=8192, slots=512)
+"""Starting a pass takes the time of thousands of tokens."""
+
+
+def pieces(
+    lengths: Sequence[int], group: Sequence[int], token_budget: int, piece_price: int = PROCESSOR.piece_price
+) -> list[list[int]]:
     """Rows in pieces of at most `token_budget` padded tokens (more only where one group alone is larger).
 
-    Rows of one group stay together. Groups are sorted by length and cut where padded tokens plus `PIECE_PRICE` a piece
+    Rows of one group stay together. Groups are sorted by length and cut where padded tokens plus `piece_price` a piece
     come to the least.
     """
     groups: dict[int, list[int]] = {}
@@ -30,7 +49,7 @@ def pieces(lengths: Sequence[int], group: Sequence[int], token_budget: int) -> l
             count += len(ordered[start])
             if choices and count * longest > token_budget:
                 break
-            choices.append((price[start] + count * longest + PIECE_PRICE, start))
+            choices.append((price[start] + count * longest + piece_price, start))
         cheapest, start = min(choices)
         price.append(cheapest)
         first.append(start)

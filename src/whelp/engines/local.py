@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whelp.engines.base import Held, Metrics, ModelSpec, SamplingParams, Term
-from whelp.engines.batching import pad_right, pieces, response_index
+from whelp.engines.batching import ACCELERATOR, PROCESSOR, pad_right, pieces, response_index
 from whelp.engines.devices import Compute, choose, release_memory
 from whelp.engines.master import MasterWeights
 from whelp.engines.sampler import Sampler
@@ -31,8 +31,6 @@ from whelp.models.trunk import Branch, LMHead, Trunk
 from whelp.text.chat import Chat, end_ids
 from whelp.types import Completion, Prompt, Sequences
 
-TOKENS_PER_PIECE = 4096
-TOKENS_PER_TRAINING_PIECE = 2048
 UPDATES_PER_RELEASE = 8
 
 
@@ -75,6 +73,7 @@ class LocalEngine:
         self.models: dict[str, LocalModel] = {}
         self.trunks: dict[str, Trunk] = {}
         self.updates = 0
+        self.sizes = PROCESSOR if self.compute.device.type == "cpu" else ACCELERATOR
         if self.compute.device.type == "cpu":
             torch.set_num_threads(self.compute.threads)
 
@@ -158,7 +157,7 @@ class LocalEngine:
         branch, head = local.members[0].branch, local.members[0].head
         if not isinstance(head, LMHead):
             raise ModelError(f"sample: {model!r} has a scalar head, but a language model is needed here.")
-        sampler = Sampler(local.trunk, branch, head, end_ids(self.chat.tokenizer), self.compute)
+        sampler = Sampler(local.trunk, branch, head, end_ids(self.chat.tokenizer), self.compute, self.sizes)
         tokens = [self.chat.prompt(prompt) for prompt in prompts]
         for sampled in sampler.sample(tokens, [prompt.id for prompt in prompts], params):
             yield Completion(
@@ -186,7 +185,7 @@ class LocalEngine:
         cache = held.cache.setdefault(trunk.key, {})
         missing = [i for i, row in enumerate(held.rows) if row not in cache]
         lengths = [len(held.sequences.tokens[i]) for i in missing]
-        for piece in pieces(lengths, range(len(missing)), TOKENS_PER_PIECE):
+        for piece in pieces(lengths, range(len(missing)), self.sizes.piece, self.sizes.piece_price):
             rows = [missing[i] for i in piece]
             tokens = pad_right([torch.tensor(held.sequences.tokens[i]) for i in rows]).to(self.compute.device)
             output = trunk(tokens, use_cache=False) if trunk.decoder else tokens
@@ -202,7 +201,7 @@ class LocalEngine:
         """Final hidden state of every row's last token. A group lands in one loss, but its short answers need not be padded
         to its longest one: rows of like length run together."""
         lengths = [len(tokens) for tokens in held.sequences.tokens]
-        parts = pieces(lengths, range(len(lengths)), TOKENS_PER_PIECE)
+        parts = pieces(lengths, range(len(lengths)), self.sizes.piece, self.sizes.piece_price)
         hidden = []
         for rows in parts:
             last = torch.tensor([lengths[row] - 1 for row in rows], device=self.compute.device)
@@ -242,7 +241,8 @@ class LocalEngine:
         )
 
     def _pieces(self, held: LocalHeld, token_budget: int) -> list[list[int]]:
-        return pieces([len(tokens) for tokens in held.sequences.tokens], held.sequences.group, token_budget)
+        lengths = [len(tokens) for tokens in held.sequences.tokens]
+        return pieces(lengths, held.sequences.group, token_budget, self.sizes.piece_price)
 
     @torch.no_grad()
     def logprobs(self, model: str, held: Held) -> TokenScores:
@@ -250,7 +250,7 @@ class LocalEngine:
         batch, width = len(held.sequences), max(held.sequences.response_lengths, default=0)
         logprobs, entropy = torch.zeros(batch, width), torch.zeros(batch, width)
         is_response = torch.zeros(batch, width, dtype=torch.bool)
-        for rows in self._pieces(held, TOKENS_PER_TRAINING_PIECE):
+        for rows in self._pieces(held, self.sizes.training_piece):
             scores = self._outputs(self.models[model], held.select(rows), "logprobs", entropy=True)
             here = slice(scores.logprobs.shape[1])
             logprobs[rows, here] = scores.logprobs.cpu()
@@ -262,7 +262,7 @@ class LocalEngine:
     def values(self, model: str, held: Held) -> Float[Tensor, "B R"]:
         held = _own(held)
         result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths, default=0))
-        for rows in self._pieces(held, TOKENS_PER_TRAINING_PIECE):
+        for rows in self._pieces(held, self.sizes.training_piece):
             values = self._outputs(self.models[model], held.select(rows), "values").values
             result[rows, : values.shape[1]] = values.cpu()
         return result
@@ -272,7 +272,7 @@ class LocalEngine:
         held = _own(held)
         local = self.models[model]
         result = torch.zeros(len(local.members), len(held.sequences))
-        for rows in self._pieces(held, TOKENS_PER_PIECE):
+        for rows in self._pieces(held, self.sizes.piece):
             result[:, rows] = self._outputs(local, held.select(rows), "rewards").rewards.cpu()
         return result
 
@@ -322,7 +322,7 @@ class LocalEngine:
         totals: dict[str, float] = {}
         whole, model = _own(term.held), self.models[term.model]
         members = None if term.member is None else [model.members[term.member]]
-        for rows in self._pieces(whole, TOKENS_PER_TRAINING_PIECE):
+        for rows in self._pieces(whole, self.sizes.training_piece):
             held = whole.select(rows)
             outputs = self._outputs(model, held, term.loss.quantity, members=members)
             result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))

@@ -13,16 +13,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whelp.engines.base import SamplingParams
-from whelp.engines.batching import pad_right, pieces
+from whelp.engines.batching import PROCESSOR, Sizes, pad_right, pieces
 from whelp.engines.devices import Compute
 from whelp.models.cache import SlotCache, forward
 from whelp.models.trunk import Branch, Cut, LMHead, Trunk
 
-SLOTS = 64
-"""Rows decoded together; more do not raise the throughput of two cores."""
 REFILL = 8
 """Rows that must be free before waiting prompts are prefilled, so that a prefill serves several."""
-PREFILL_TOKENS = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +49,20 @@ class Row:
 class Sampler:
     """Samples from trunk + branch + head as they are now: nothing is copied, so nothing can be stale."""
 
-    def __init__(self, trunk: Trunk, branch: Branch, head: LMHead, end_ids: Sequence[int], compute: Compute):
+    def __init__(
+        self,
+        trunk: Trunk,
+        branch: Branch,
+        head: LMHead,
+        end_ids: Sequence[int],
+        compute: Compute,
+        sizes: Sizes = PROCESSOR,
+    ):
         self.parts = Cut(trunk, branch, head)
         self.head = head
         self.end_ids = frozenset(end_ids)
         self.device = compute.device
+        self.sizes = sizes
         below = trunk.decoder.config.num_hidden_layers if trunk.decoder else 0
         self.layers = below + branch.decoder.config.num_hidden_layers
 
@@ -68,7 +74,7 @@ class Sampler:
         waiting = deque((p, s) for p in range(len(prompts)) for s in range(params.n))
         if not waiting:
             return
-        slots = min(SLOTS, len(waiting))
+        slots = min(self.sizes.slots, len(waiting))
         cache = SlotCache(self.layers, slots, max(len(p) for p in prompts) + params.max_new_tokens)
         rows: list[Row] = []
         while rows or waiting:
@@ -101,7 +107,9 @@ class Sampler:
             places.setdefault(row.prompt, []).append(first + offset)
         distinct = list(places)
         table: dict[int, Tensor] = {}
-        for piece in pieces([len(prompts[p]) for p in distinct], range(len(distinct)), PREFILL_TOKENS):
+        for piece in pieces(
+            [len(prompts[p]) for p in distinct], range(len(distinct)), self.sizes.training_piece, self.sizes.piece_price
+        ):
             chosen = [distinct[i] for i in piece]
             table |= zip(
                 chosen, self._prefill([prompts[p] for p in chosen], [places[p][0] for p in chosen], cache), strict=True
