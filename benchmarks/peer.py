@@ -1,6 +1,6 @@
 """The exact world of tests/conformance with whelp's PPO and with TRL's, whose last release with a PPO is 1.12.0.
 
-    python benchmarks/peer.py              three seeds of each; installs TRL into .venv-peer (once, about 1 GB)
+    python benchmarks/peer.py              three seeds of each, as far as they are not recorded; installs TRL into .venv-peer
     python benchmarks/peer.py --seeds 0    one seed
 
 Both start from the same model and see as many answers with the same step sizes; TRL runs as it is, once with its own lambda of
@@ -43,7 +43,7 @@ from exact_world import (
 from torch import Tensor
 
 from whelp.engines.devices import Compute
-from whelp.runs.files import write_json_atomic
+from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
 
 PEER = ROOT / ".venv-peer"
@@ -99,7 +99,8 @@ def run_trl(python: Path, folder: Path, world: World, seed: int, out: Path, own:
     }  # fmt: skip
     write_json_atomic(folder / "world.json", description)
     settings = {
-        "batch_size": BATCH, "mini_batch_size": BATCH // 8, "total_episodes": episodes, "learning_rate": 5e-3,
+        "batch_size": BATCH, "mini_batch_size": BATCH // 8, "total_episodes": episodes,
+        "learning_rate": RECIPE["learning_rate"],
         "warmup_steps": episodes // BATCH // 5, "num_ppo_epochs": 1, "kl_coef": world.kl_coef, "cliprange_value": 10.0,
         "vf_coef": 1.0, "adam_epsilon": 1e-5, "seed": seed,
     }  # fmt: skip
@@ -134,24 +135,34 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def run(python: Path, seed: int) -> dict[str, dict[str, float]]:
+    """What each of them measured, by name."""
+    world = World.random(seed, KL_COEF)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "start"
+        save_model(folder, make_chat(), seed)
+        results = {"whelp": run_whelp(folder, world, seed, Path(scratch) / "whelp")}
+        for name, own in TRL.items():
+            out = Path(scratch) / name.replace(" ", "")
+            out.mkdir()
+            results[name] = run_trl(python, folder, world, seed, out, own)
+    return results
+
+
+def record(seed: int) -> Path:
+    return RECORDS / f"peer-{seed}.json"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
     python = install()
-    results: dict[str, list[dict[str, float]]] = {}
     for seed in options.seeds:
-        world = World.random(seed, KL_COEF)
-        with tempfile.TemporaryDirectory() as scratch:
-            folder = Path(scratch) / "start"
-            save_model(folder, make_chat(), seed)
-            results.setdefault("whelp", []).append(run_whelp(folder, world, seed, Path(scratch) / "whelp"))
-            for name, own in TRL.items():
-                out = Path(scratch) / name.replace(" ", "")
-                out.mkdir()
-                results.setdefault(name, []).append(run_trl(python, folder, world, seed, out, own))
-        print(table(results), flush=True)
-        write_json_atomic(RECORDS / "peer.json", results)
+        if not record(seed).exists():
+            write_json_atomic(record(seed), run(python, seed))
+    records = [read_json(record(seed)) for seed in options.seeds]
+    print(table({name: [found[name] for found in records] for name in records[0]}))
 
 
 if __name__ == "__main__":
