@@ -3,9 +3,9 @@
     python benchmarks/frontier.py run              what is missing, seed by seed; stop it and go on at will
     python benchmarks/frontier.py plot             docs/frontier.svg
 
-PPO's path is that of the default's recorded runs (`results.py run assistant`), RLOO starts from their SFT and reward models, and
-best-of-n picks from the SFT model's answers to the prompts that PPO trains on. Each point of a path is one batch of fresh
-answers, scored as PPO scores them.
+PPO is that of the default's recorded runs (`results.py run assistant`), RLOO starts from their SFT and reward models, and
+best-of-n picks from the SFT model's answers to prompts that PPO trains on. Scores are gains over the SFT model's answers to the
+same prompts (`drift.py`): from batch to batch of PPO the prompts change, and with them the score, by more than is ever gained.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib
 import torch
+from drift import drift
 from results import EXPERIMENTS, RECORDS, ROOT, RUNS, Experiment, call_whelp
 
 from whelp.maths.best_of_n import expected_best, kl_bound
@@ -26,7 +27,6 @@ from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.manifest import DONE, TRAINING_PROMPTS, Run
-from whelp.runs.metrics import MetricsLog
 from whelp.scorers import scorer, where_trusted
 from whelp.stages import ppo
 from whelp.stages.context import spread
@@ -40,7 +40,7 @@ PLOT = ROOT / "docs" / "frontier.svg"
 COLOURS = {"PPO": "#1f6feb", "RLOO": "#d9480f", "best-of-n": "#57606a"}
 
 Points = list[tuple[float, float]]
-"""(KL in nats, mean score)."""
+"""(KL in nats, score gained)."""
 
 
 def record(seed: int) -> Path:
@@ -58,13 +58,14 @@ def run(seed: int) -> None:
         shutil.copy(source / TRAINING_PROMPTS, folder)
     settings = [f"seed={seed}", "stages=[ppo]", f"ppo.reward_model={source / 'reward'}", f"output_dir={folder}", *RLOO]
     call_whelp("run", "assistant", *settings, "--resume")
-    paths = {"PPO": path(source), "RLOO": path(folder), "best-of-n": best_of_n(seed, settings)}
-    write_json_atomic(record(seed), {"seed": seed, "settings": settings[:1] + list(RLOO), "paths": paths})
-
-
-def path(folder: Path) -> Points:
-    lines = MetricsLog.read(folder / "ppo" / "metrics.jsonl")
-    return [(line["objective/kl"], line["objective/scores"]) for line in lines]
+    gained = {name: drift(place)["gained"] for name, place in (("PPO", source), ("RLOO", folder))}
+    found = {
+        "seed": seed,
+        "settings": settings[:1] + list(RLOO),
+        "gained": gained,
+        "best-of-n": best_of_n(seed, settings),
+    }
+    write_json_atomic(record(seed), found)
 
 
 def best_of_n(seed: int, settings: list[str]) -> Points:
@@ -81,7 +82,8 @@ def best_of_n(seed: int, settings: list[str]) -> Points:
         scores = ppo.score(engine, completions, held, reward, recipe.ppo, RunningMoments()).scores
     groups = scores.reshape(len(prompts), ANSWERS)
     sizes = [2**k for k in range(int(math.log2(ANSWERS)) + 1)]
-    return [(kl_bound(n), float(torch.tensor([expected_best(group, n) for group in groups]).mean())) for n in sizes]
+    best = [float(torch.tensor([expected_best(group, n) for group in groups]).mean()) for n in sizes]
+    return [(kl_bound(n), score - best[0]) for n, score in zip(sizes, best, strict=True)]
 
 
 def plot() -> None:
@@ -92,14 +94,21 @@ def plot() -> None:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes: Any = figure.subplots()
     seeds = [read_json(record(seed)) for seed in ASSISTANT.seeds if record(seed).exists()]
-    for name, colour in COLOURS.items():
-        for i, one in enumerate(seeds):
-            x = [math.sqrt(max(kl, 0.0)) for kl, _ in one["paths"][name]]
-            y = [score for _, score in one["paths"][name]]
-            style = {"marker": "o", "markersize": 3} if name == "best-of-n" else {}
-            axes.plot(x, y, color=colour, linewidth=1.2, label=name if i == 0 else None, **style)
+    for i, one in enumerate(seeds):
+        label = (lambda name: name) if i == 0 else (lambda _: None)
+        x, y = zip(*one["best-of-n"], strict=True)
+        colour = COLOURS["best-of-n"]
+        axes.plot(
+            [math.sqrt(kl) for kl in x], y, "o-", color=colour, markersize=3, linewidth=1.2, label=label("best-of-n")
+        )
+        for name, gained in one["gained"].items():
+            score, kl = gained["score"], gained["kl"]
+            x, y = math.sqrt(max(kl["mean"], 0.0)), score["mean"]
+            bars = [[y - score["low"]], [score["high"] - y]]
+            axes.errorbar([x], [y], yerr=bars, fmt="s", color=COLOURS[name], markersize=4, capsize=2, label=label(name))
     axes.set_xlabel("square root of the KL to the SFT model, nats")
-    axes.set_ylabel("score")
+    axes.axhline(0, color="#d0d7de", linewidth=0.8, zorder=0)
+    axes.set_ylabel("score gained over the SFT model")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(PLOT, metadata={"Date": None})

@@ -73,14 +73,13 @@ def _one_thread() -> None:
 
 @pytest.fixture(scope="session")
 def compute() -> Compute:
-    """fp32 on the CPU, one thread; elsewhere where $WHELP_TEST_DEVICE says so."""
-    return Compute(torch.device(os.environ.get("WHELP_TEST_DEVICE", "cpu")), torch.float32, 1, "tests")
+    """fp32 on the CPU, one thread."""
+    return Compute(torch.device("cpu"), torch.float32, 1, "tests")
 
 
 @pytest.fixture(scope="session")
 def compute_bf16() -> Compute:
-    """The same in bf16."""
-    return Compute(torch.device(os.environ.get("WHELP_TEST_DEVICE", "cpu")), torch.bfloat16, 1, "tests")
+    return Compute(torch.device("cpu"), torch.bfloat16, 1, "tests")
 
 
 @pytest.fixture(scope="session")
