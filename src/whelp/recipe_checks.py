@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from whelp.config import Recipe
+from whelp.models.sources import fault
 from whelp.rewards.formula import functions
 from whelp.text.formats.lines import BUILTIN, builtins, is_of_the_hub
 
@@ -140,6 +141,19 @@ def _rewards(recipe: Recipe) -> Mapping[str, float]:
         return {}
 
 
+def models(recipe: Recipe) -> Iterator[Mistake]:
+    """A name that nothing goes by is better found before the stages that come first."""
+    named = {
+        "model": recipe.model,
+        "reward.model": recipe.reward.model if "reward" in recipe.stages else None,
+        "ppo.reward_model": recipe.ppo.reward_model if "ppo" in recipe.stages else None,
+        "rounds.label_model": recipe.rounds.label_model if recipe.rounds.n else None,
+    }
+    for key, name in named.items():
+        if name is not None and (unknown := fault(name)):
+            yield Mistake((key,), unknown)
+
+
 def reward_model(recipe: Recipe) -> Iterator[Mistake]:
     """PPO with a learned reward needs the reward model of this run or of an earlier one in the same directory."""
     is_needed = "ppo" in recipe.stages and "model" in _rewards(recipe) and recipe.ppo.reward_model is None
@@ -217,8 +231,8 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    seed, device, stage_order, rewards, reward_model, rounds, report_input, data_files, kl_estimator, batches, generations,
-    value_coef, episodes,
+    seed, device, stage_order, rewards, models, reward_model, rounds, report_input, data_files, kl_estimator, batches,
+    generations, value_coef, episodes,
 )  # fmt: skip
 
 

@@ -242,12 +242,12 @@ class TestStages:
         for file in ("pairs.jsonl", "held.jsonl"):
             data(file, pair())
         pipeline.result.results = {"reward": {"accuracy": 0.625, "n": 8, "verdict": "text", "is_good": True}}
-        options = ["--model", "m", "--train-file", "pairs.jsonl", "--test_file", "held.jsonl", "--output_dir", "o"]
+        options = ["--model", "a/m", "--train-file", "pairs.jsonl", "--test_file", "held.jsonl", "--output_dir", "o"]
         shown = call("reward", *options, "reward.learning_rate=1e-5").stdout
         ((what, given),) = pipeline.calls
         recipe = given["recipe"]
         assert what == "run"
-        assert (recipe.stages, recipe.model, recipe.reward.model) == (("reward",), "m", "m")
+        assert (recipe.stages, recipe.model, recipe.reward.model) == (("reward",), "a/m", "a/m")
         assert (recipe.reward.train_file, recipe.reward.test_file) == ("pairs.jsonl", "held.jsonl")
         assert (recipe.output_dir, recipe.reward.learning_rate) == ("o", 1e-5)
         assert "accuracy  0.625\nn         8\n" in shown

@@ -56,9 +56,9 @@ class TestPackaged:
 
 class TestReading:
     def test_values_and_sections(self, tmp_path):
-        text = "model: m\ntrainable_layers: all\nppo:\n  kl_coef: 1e-2\n  score_clip:\nstages: [sft, evaluate]\nsft:\n"
+        text = "model: a/m\ntrainable_layers: all\nppo:\n  kl_coef: 1e-2\n  score_clip:\nstages: [sft, evaluate]\nsft:\n"
         recipe = load_recipe(write(tmp_path, text))
-        assert (recipe.model, recipe.trainable_layers, recipe.ppo.kl_coef) == ("m", "all", 0.01)
+        assert (recipe.model, recipe.trainable_layers, recipe.ppo.kl_coef) == ("a/m", "all", 0.01)
         assert recipe.stages == ("sft", "evaluate")
         assert recipe.ppo.score_clip is None
         assert recipe.sft == SFTConfig()
@@ -67,7 +67,9 @@ class TestReading:
         recipe = load_recipe(write(tmp_path, "output-dir: o\nppo.kl-coef: 0.3\n"))
         assert (recipe.output_dir, recipe.ppo.kl_coef) == ("o", 0.3)
 
-    def test_text_that_looks_like_something_else_stays_text(self, tmp_path):
+    def test_text_that_looks_like_something_else_stays_text(self, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        Path("7").mkdir()
         recipe = load_recipe(write(tmp_path, "output_dir: 2024-01-01\nmodel: 7\nsystem_prompt: null\n"))
         assert (recipe.output_dir, recipe.model, recipe.system_prompt) == ("2024-01-01", "7", None)
 
@@ -241,6 +243,8 @@ class TestBetweenValues:
             ),
             ([f"seed={2**40}"], "'seed': given 1099511627776"),
             (["device=gpu"], "'device': given 'gpu'; expected auto, cpu, cuda"),
+            (["model=smolm2-135m"], "'model': no model 'smolm2-135m'.*Did you mean smollm2-135m-instruct?"),
+            (["reward.model=runs/none/sft"], "'reward.model': no model 'runs/none/sft': it is neither a folder here"),
         ],
     )
     def test_refused(self, overrides, expected, tmp_path, monkeypatch):
@@ -257,6 +261,9 @@ class TestBetweenValues:
             ["stages=[report]", "output_dir=earlier"],
             ["stages=[sft]", "reward.train_file=not-read-by-this-run.jsonl"],
             ["device=cuda:1"],
+            ["model=somebody/language"],
+            ["model=earlier"],
+            ["stages=[sft]", "reward.model=not-used-by-this-run"],
             ["rounds.n=1", "stages=[sft]"],
             ["rounds.n=1", "stages=[evaluate, report]"],
         ],

@@ -68,12 +68,16 @@ def resolve(source: str | Path, say: Callable[[str], None] = lambda _: None) -> 
     name = str(source)
     if name in ALIASES:
         return _from_wheel(name, ALIASES[name], say)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-        return _from_hub(name, say)
-    raise ModelError(_unknown(name))
+    if unknown := fault(name):
+        raise ModelError(unknown)
+    return _from_hub(name, say)
 
 
-def _unknown(name: str) -> str:
+def fault(name: str) -> str | None:
+    """Why nothing can be meant by `name`, as far as this machine can tell; None where it may be a model."""
+    may_be_on_the_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
+    if name in ALIASES or may_be_on_the_hub or Path(name).expanduser().is_dir():
+        return None
     near = difflib.get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]}?" if near else ""
     return (
