@@ -326,6 +326,9 @@ class TestLooking:
     def test_chat_ends_at_the_end_and_at_an_empty_line(self, pipeline, typed):
         assert call("chat", "--model", "m", input=typed).stdout == "HELLO\n\nBYE\n\n"
 
+    def test_chat_takes_what_is_no_utf_8(self, pipeline):
+        assert call("chat", "--model", "m", input=b"caf\xe9\n").stdout == "CAF\ufffd\n\n"
+
 
 class TestErrors:
     @pytest.mark.parametrize(

@@ -56,7 +56,9 @@ class TestPackaged:
 
 class TestReading:
     def test_values_and_sections(self, tmp_path):
-        text = "model: a/m\ntrainable_layers: all\nppo:\n  kl_coef: 1e-2\n  score_clip:\nstages: [sft, evaluate]\nsft:\n"
+        text = (
+            "model: a/m\ntrainable_layers: all\nppo:\n  kl_coef: 1e-2\n  score_clip:\nstages: [sft, evaluate]\nsft:\n"
+        )
         recipe = load_recipe(write(tmp_path, text))
         assert (recipe.model, recipe.trainable_layers, recipe.ppo.kl_coef) == ("a/m", "all", 0.01)
         assert recipe.stages == ("sft", "evaluate")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import shutil
 import subprocess
@@ -72,6 +73,19 @@ def test_a_round_that_waits_for_people_leaves_the_first_policy_on_the_page(run: 
         shutil.rmtree(run / stage)
     assert collect(run).newest("ppo").name == "ppo"
     assert "PPO, round 1\nnot run" in page_of(run).text
+
+
+@pytest.mark.usefixtures("plain")
+def test_an_evaluation_older_than_its_policy_is_called_so(run: Path) -> None:
+    said = "The evaluation is older than PPO"
+    manifest, done = (json.loads((run / name).read_text()) for name in ("manifest.json", "evaluate/DONE.json"))
+    manifest["inputs"]["evaluate"] = {"rlhf": {"path": str(run / "ppo"), "sha256": "f"}}
+    done["parts"]["inputs"] = {"rlhf": "f"}
+    for name, record in (("manifest.json", manifest), ("evaluate/DONE.json", done)):
+        (run / name).write_text(json.dumps(record))
+    assert said not in page_of(run).text
+    (run / "ppo/STARTED.json").write_text(json.dumps({"fingerprint": "another", "parts": {}}))
+    assert said in page_of(run).text
 
 
 def test_the_same_artifacts_give_the_same_bytes_in_another_process_without_torch(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -71,6 +72,8 @@ def chat(
     """
     from whelp import pipeline
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # what is no UTF-8 becomes a question mark, not a traceback
     session = pipeline.ChatSession(
         trained_model(model),
         temperature=temperature,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -37,6 +37,8 @@ class Stage:
     state: Literal["done", "unfinished", "not run"]
     seconds: float | None
     peak_memory_mb: float | None
+    fingerprint: str
+    """of all that it was made from"""
     inputs: tuple[Input, ...]
     result: Json
     """metrics.json"""
@@ -185,6 +187,8 @@ class RunData:
     evaluation: Evaluation | None
     before_after: tuple[BeforeAfterRow, ...]
     completions: tuple[Completed, ...]
+    outdated: tuple[str, ...]
+    """stages that were run again, with something else, after they were evaluated"""
     problems: tuple[str, ...]
     """what could not be read, a sentence each"""
 
@@ -225,6 +229,7 @@ def collect(run_dir: Path) -> RunData:
         evaluation=_evaluation(evaluated) if evaluated else None,
         before_after=_before_after(artifacts),
         completions=tuple(_completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),
+        outdated=tuple(_outdated(stages, run_dir.resolve().name)),
         problems=tuple(artifacts.problems),
     )
 
@@ -263,10 +268,19 @@ def _stage(artifacts: Artifacts, name: str, recorded: Json) -> Stage:
         state="done" if done or result else "unfinished" if begun else "not run",
         seconds=number(cost.get("seconds")),
         peak_memory_mb=number(cost.get("peak_memory_mb")),
+        fingerprint=text(artifacts.table(f"{name}/STARTED.json").get("fingerprint")),
         inputs=tuple(inputs),
         result=result,
         log=log,
     )
+
+
+def _outdated(stages: Mapping[str, Stage], run: str) -> Iterator[str]:
+    for read in stages["evaluate"].inputs:
+        folder = Path(read.path)
+        stage = stages.get(folder.name) if folder.parent.name == run else None
+        if stage is not None and stage.fingerprint not in ("", read.sha256):
+            yield stage.name
 
 
 def _newest(stages: Mapping[str, Stage], kind: str) -> Stage:
