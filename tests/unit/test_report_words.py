@@ -21,6 +21,7 @@ ZERO = ", but the interval includes zero (95% interval {}, 140 prompts): no diff
     [
         (0.05, 0.12, 0.19, "better", "12 points more checks than", " (95% interval 5 to 19, 140 prompts)."),
         (0.002, 0.04, 0.08, "better", "4 points more checks than", " (95% interval 0.2 to 8, 140 prompts)."),
+        (0.002, 0.01, 0.018, "better", "1 point more checks than", " (95% interval 0.2 to 2, 140 prompts)."),
         (-0.14, -0.08, -0.02, "worse", "8 points fewer checks than", " (95% interval 2 to 14, 140 prompts)."),
         (-0.05, 0.02, 0.09, "none", "2 points more checks than", ZERO.format("\N{MINUS SIGN}5 to 9")),
         (0.0, 0.05, 0.1, "none", "5 points more checks than", ZERO.format("0 to 10")),

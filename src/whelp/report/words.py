@@ -67,12 +67,17 @@ def points(value: float | None) -> str:
     return _minus(f"{scaled:.0f}" if abs(scaled) >= 1 or abs(scaled) < 1e-9 else f"{scaled:.1g}")
 
 
+def in_points(value: float) -> str:
+    """`1 point`, `12 points`"""
+    return f"{points(value)} point{'' if points(abs(value)) == '1' else 's'}"
+
+
 def points_interval(difference: Interval) -> str:
     """`+12 points (5 to 19)`"""
     if difference.mean is None:
         return NONE
     bounds = f" ({points(difference.low)} to {points(difference.high)})" if difference.has_bounds else ""
-    return f"{'+' if difference.mean > 0 else ''}{points(difference.mean)} points{bounds}"
+    return f"{'+' if difference.mean > 0 else ''}{in_points(difference.mean)}{bounds}"
 
 
 def moment(iso: str) -> str:
@@ -127,7 +132,7 @@ def conclude(data: RunData) -> Conclusion:
 
 def _compare(name: str, other: str, difference: Interval) -> tuple[Literal["better", "worse", "none", "unknown"], str]:
     mean, low, high = difference.mean or 0.0, difference.low, difference.high
-    amount = f"{points(abs(mean))} points {'more' if mean > 0 else 'fewer'} checks than {other}"
+    amount = f"{in_points(abs(mean))} {'more' if mean > 0 else 'fewer'} checks than {other}"
     amount = amount if mean else f"as many checks as {other}"
     if low is None or high is None:
         return "unknown", f"{name} passes {amount}, but no interval was recorded: nothing can be concluded."
