@@ -6,6 +6,9 @@
 Both start from the same model and see as many answers with the same step sizes; TRL runs as it is, once with its own lambda of
 0.95, once with 1, and once with its other KL estimator. It takes a sampled pad token for the end of an answer, so that both are
 measured on the answers without one.
+
+The leash alone: nothing is rewarded, the policy is another model than its reference, and the gradient that PPO makes of 8,192
+answers is held against that of the enumerated KL. 1 is the same direction; sampling leaves a little less.
 """
 
 from __future__ import annotations
@@ -18,10 +21,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from exact_gradient import LanguageModel, cosine, kl_gradient
 from results import RECORDS, ROOT
+from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(ROOT / "tests" / "conformance"))
 
@@ -42,9 +48,15 @@ from exact_world import (
 )
 from torch import Tensor
 
+from whelp.config import PPOConfig
+from whelp.engines.base import ModelSpec, OptimizerSpec
 from whelp.engines.devices import Compute
+from whelp.engines.local import LocalEngine
+from whelp.progress import SilentProgress
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
+from whelp.stages import ppo
+from whelp.stages.context import Stage
 
 PEER = ROOT / ".venv-peer"
 PACKAGES = ("torch>=2.8,<2.14", "trl==1.12.0", "pandas")
@@ -52,6 +64,9 @@ PAD = 0
 WITHOUT_PAD = torch.tensor([PAD not in answer for answer in ANSWERS])
 KL_COEF = 0.5
 COMPUTE = Compute(torch.device("cpu"), torch.float32, 1, "one thread for each")
+AWAY = 0.05
+ONE_STEP = {"total_episodes": 8 * BATCH, "batch_size": 8 * BATCH, "num_mini_batches": 1, "critic_warmup_iterations": 0}
+KL = "cosine with the gradient of the KL"
 TRL = {"TRL, lam 1": {"lam": 1.0}, "TRL, lam 0.95": {"lam": 0.95}, "TRL, k3": {"lam": 1.0, "kl_estimator": "k3"}}
 
 
@@ -93,11 +108,7 @@ def run_whelp(folder: Path, world: World, seed: int, out: Path) -> dict[str, flo
 
 def run_trl(python: Path, folder: Path, world: World, seed: int, out: Path, own: dict[str, Any]) -> dict[str, float]:
     chat, episodes = make_chat(), int(str(RECIPE["total_episodes"]))
-    prompts = [list(chat.prompt(prompt)) for prompt in PROMPTS]
-    description = {
-        "prompts": prompts, "answers": ANSWERS, "rewards": world.rewards.tolist(), "end": END, "response_length": 2,
-    }  # fmt: skip
-    write_json_atomic(folder / "world.json", description)
+    world_file(folder, world)
     settings = {
         "batch_size": BATCH, "mini_batch_size": BATCH // 8, "total_episodes": episodes,
         "learning_rate": RECIPE["learning_rate"],
@@ -105,19 +116,84 @@ def run_trl(python: Path, folder: Path, world: World, seed: int, out: Path, own:
         "vf_coef": 1.0, "adam_epsilon": 1e-5, "seed": seed,
     }  # fmt: skip
     start = time.perf_counter()
-    command = [
-        str(python),
-        str(Path(__file__).with_name("peer_trl.py")),
-        str(folder),
-        json.dumps(settings | own),
-        str(out),
-    ]
-    subprocess.run(command, check=True)
+    lines = call_trl(python, folder, settings | own, out)
     seconds = time.perf_counter() - start
-    log = [line["objective/kl"] for line in json.loads((out / "log.json").read_text()) if "objective/kl" in line]
+    log = [line["objective/kl"] for line in lines if "objective/kl" in line]
     chat.tokenizer.save_pretrained(out)
     log_pi, log_ref = (log_probabilities_in(source, chat, COMPUTE) for source in (out, folder))
     return measured(log_pi, log_ref, world, log[-1], seconds)
+
+
+def world_file(folder: Path, world: World) -> None:
+    prompts = [list(make_chat().prompt(prompt)) for prompt in PROMPTS]
+    description = {
+        "prompts": prompts, "answers": ANSWERS, "rewards": world.rewards.tolist(), "end": END, "response_length": 2,
+    }  # fmt: skip
+    write_json_atomic(folder / "world.json", description)
+
+
+def call_trl(python: Path, folder: Path, settings: dict[str, Any], out: Path) -> list[dict[str, Any]]:
+    """What it logged."""
+    script = Path(__file__).with_name("peer_trl.py")
+    subprocess.run([str(python), str(script), str(folder), json.dumps(settings), str(out)], check=True)
+    return json.loads((out / "log.json").read_text())
+
+
+def trl_kl_cosine(python: Path, folder: Path, start: Path, seed: int, out: Path, own: dict[str, Any]) -> float:
+    world_file(folder, World(torch.zeros(len(PROMPTS), len(ANSWERS)), 1.0))
+    count = ONE_STEP["batch_size"]
+    settings = {
+        "start": str(start), "batch_size": count, "mini_batch_size": count, "total_episodes": count, "learning_rate": 0.1,
+        "warmup_steps": 0, "num_ppo_epochs": 1, "kl_coef": 1.0, "vf_coef": 1.0, "seed": seed,
+    }  # fmt: skip
+    return call_trl(python, folder, settings | own, out)[0]["cosine"]
+
+
+def other_model(folder: Path, where: Path, seed: int) -> Path:
+    """One that is about half a nat away from that of `folder`."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += AWAY * torch.randn(parameter.shape, generator=generator)
+    model.save_pretrained(where)
+    make_chat().tokenizer.save_pretrained(where)
+    return where
+
+
+def whelp_kl_cosine(folder: Path, start: Path, seed: int, out: Path) -> float:
+    chat, optimizer = make_chat(), OptimizerSpec()
+    engine = LocalEngine(chat, COMPUTE)
+    engine.add("policy", ModelSpec(source=start, trainable_layers="all", optimizer=optimizer))
+    engine.add("reference", ModelSpec(source=folder, trainable_layers="all"))
+    critic = ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers="all", optimizer=optimizer)
+    engine.add("value", critic)
+    policy, reference = (_whole(engine, name) for name in ("policy", "reference"))
+    weights = engine.models["policy"].weights
+    assert weights is not None
+    prompts = [list(chat.prompt(prompt)) for prompt in PROMPTS]
+    exact = kl_gradient(policy, reference, weights.masters, prompts, ANSWERS, END)
+    found: list[Tensor] = []
+
+    def note() -> float:
+        found.extend(torch.zeros_like(m) if m.grad is None else m.grad.clone() for m in weights.masters)
+        return 0.0
+
+    weights.clip = note
+    config = PPOConfig.model_validate(RECIPE | ONE_STEP | {"kl_coef": 1.0})
+    nothing = World(torch.zeros(len(PROMPTS), len(ANSWERS)), 1.0)
+    ppo.train(engine, chat, PROMPTS, nothing.reward, config, Stage(out, SilentProgress(), seed))
+    return cosine(found, exact)
+
+
+def _whole(engine: LocalEngine, name: str) -> LanguageModel:
+    member = engine.models[name].members[0]
+
+    def forward(tokens: Tensor) -> SimpleNamespace:
+        hidden = member.branch(tokens, use_cache=False)
+        return SimpleNamespace(logits=member.head(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2]))
+
+    return forward
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:
@@ -143,10 +219,16 @@ def run(python: Path, seed: int) -> dict[str, dict[str, float]]:
         save_model(folder, make_chat(), seed)
         results = {"whelp": run_whelp(folder, world, seed, Path(scratch) / "whelp")}
         for name, own in TRL.items():
-            out = Path(scratch) / name.replace(" ", "")
-            out.mkdir()
-            results[name] = run_trl(python, folder, world, seed, out, own)
+            results[name] = run_trl(python, folder, world, seed, new_folder(scratch), own)
+        start = other_model(folder, Path(scratch) / "other", seed)
+        results["whelp"][KL] = whelp_kl_cosine(folder, start, seed, Path(scratch) / "whelp-kl")
+        for name, own in TRL.items():
+            results[name][KL] = trl_kl_cosine(python, folder, start, seed, new_folder(scratch), own)
     return results
+
+
+def new_folder(parent: str) -> Path:
+    return Path(tempfile.mkdtemp(dir=parent))
 
 
 def record(seed: int) -> Path:

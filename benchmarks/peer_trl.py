@@ -3,7 +3,8 @@
     python peer_trl.py WORLD SETTINGS OUT
 
 WORLD holds the model and world.json (prompts as tokens, answers, rewards); SETTINGS is JSON; the trained model and the logged
-metrics go to OUT.
+metrics go to OUT. With the setting "start", the folder of another model that is leashed to the first, one step of plain
+gradient descent is taken, and its cosine with the exact gradient of the KL is logged.
 """
 
 # pyright: reportMissingImports=false
@@ -15,11 +16,13 @@ import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 import torch
 from datasets import Dataset
+from exact_gradient import cosine, kl_gradient
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.experimental.ppo import PPOConfig, PPOTrainer
@@ -68,12 +71,27 @@ class Critic(nn.Module):
         nn.init.zeros_(self.score.weight)
 
 
+def without(token: int) -> Any:
+    """A hook that makes a language model never say `token`: TRL takes a pad token for the end of an answer."""
+
+    def hide(module: nn.Module, inputs: object, output: Any) -> Any:
+        output.logits[..., token] = -1e4
+        return output
+
+    return hide
+
+
 def main() -> None:
     folder, settings, out = Path(sys.argv[1]), json.loads(sys.argv[2]), Path(sys.argv[3])
     torch.set_num_threads(1)
     world = json.loads((folder / "world.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    policy, reference = (AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
+    start, plain = settings.pop("start", folder), None
+    policy, reference = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (start, folder))
+    if start != folder:
+        plain = torch.optim.SGD(policy.parameters(), lr=settings["learning_rate"])
+        for model in (policy, reference):
+            model.register_forward_hook(without(tokenizer.pad_token_id))
     batch, minibatch = settings.pop("batch_size"), settings.pop("mini_batch_size")
     rows = [{"input_ids": prompt} for prompt in world["prompts"]] * (batch // len(world["prompts"]))
     # With gradients accumulated over micro-batches TRL takes one step a batch, whatever num_mini_batches says: hence none.
@@ -87,11 +105,19 @@ def main() -> None:
     trainer = PPOTrainer(
         args=config, processing_class=tokenizer, model=policy, ref_model=reference,
         reward_model=TableReward(world, tokenizer.pad_token_id), value_model=Critic(folder),
-        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:4]),
+        train_dataset=Dataset.from_list(rows), eval_dataset=Dataset.from_list(rows[:4]), optimizers=(plain, None),
     )  # fmt: skip
+    log = trainer.state.log_history
+    if plain is not None:
+        answers = [answer for answer in world["answers"] if tokenizer.pad_token_id not in answer]
+        exact = kl_gradient(policy, reference, list(policy.parameters()), world["prompts"], answers, world["end"])
+        before = [parameter.detach().clone() for parameter in policy.parameters()]
     trainer.train()
+    if plain is not None:
+        step = [b - a.detach() for a, b in zip(policy.parameters(), before, strict=True)]
+        log = [{"cosine": cosine(step, exact)}]
     policy.save_pretrained(out)
-    (out / "log.json").write_text(json.dumps(trainer.state.log_history))
+    (out / "log.json").write_text(json.dumps(log))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import runpy
 import sys
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(script for script in FOLDER.glob("*.py") if script.stem != "peer_trl")  # it runs where whelp is not
+NO_SCRIPTS = ("peer_trl", "exact_gradient")
+"""One runs where whelp is not, the other is what two share."""
+SCRIPTS = sorted(script for script in FOLDER.glob("*.py") if script.stem not in NO_SCRIPTS)
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=[script.stem for script in SCRIPTS])
@@ -22,3 +27,30 @@ def test_a_script_says_what_it_does(
         runpy.run_path(str(script), run_name="__main__")
     assert stopped.value.code == 0
     assert len(capsys.readouterr().out) > 100
+
+
+def test_the_enumerated_gradient_is_that_of_the_kl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against central differences: a model whose next token depends on the last one alone, answers of at most two of three
+    tokens, the first of which ends one."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from exact_gradient import kl_gradient, log_probabilities
+
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = torch.randn(2, 3, 3, generator=generator, dtype=torch.float64)
+    prompts, answers = [[1], [2, 2]], [(0,), *(pair for pair in product(range(3), repeat=2) if pair[0] != 0)]
+
+    def model(table: torch.Tensor):
+        return lambda tokens: SimpleNamespace(logits=table[tokens])
+
+    def kl(table: torch.Tensor) -> float:
+        rows = [[log_probabilities(model(t), p, answers, 0) for t in (table, reference)] for p in prompts]
+        return sum(float((p.exp() * (p - q)).sum()) for p, q in rows) / len(prompts)
+
+    (found,) = kl_gradient(model(policy.requires_grad_()), model(reference), [policy], prompts, answers, 0)
+    policy.requires_grad_(False)
+    for place in product(range(3), repeat=2):
+        nudge = torch.zeros_like(policy)
+        nudge[place] = 1e-6
+        assert float(found[place]) == pytest.approx((kl(policy + nudge) - kl(policy - nudge)) / 2e-6, abs=1e-8)
+    total = log_probabilities(model(policy), prompts[0], answers, 0).exp().sum()
+    assert float(total) == pytest.approx(1.0)
