@@ -1,8 +1,9 @@
 """The exact world of tests/conformance with whelp's PPO and with TRL's, whose last release with a PPO is 1.12.0.
 
-    python benchmarks/peer.py              three seeds of each, as far as they are not recorded; installs TRL into .venv-peer
+    python benchmarks/peer.py              three seeds of each, as far as they are not recorded, and the table in docs/ppo.md
     python benchmarks/peer.py --seeds 0    one seed
 
+TRL is installed into .venv-peer, once (about 1 GB).
 Both start from the same model and see as many answers with the same step sizes; TRL runs as it is, once with its own lambda of
 0.95, once with 1, and once with its other KL estimator. It takes a sampled pad token for the end of an answer, so that both are
 measured on the answers without one.
@@ -26,7 +27,7 @@ from typing import Any
 
 import torch
 from exact_gradient import LanguageModel, cosine, kl_gradient
-from results import RECORDS, ROOT
+from results import RECORDS, ROOT, write_between
 from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(ROOT / "tests" / "conformance"))
@@ -244,7 +245,9 @@ def main() -> None:
         if not record(seed).exists():
             write_json_atomic(record(seed), run(python, seed))
     records = [read_json(record(seed)) for seed in options.seeds]
-    print(table({name: [found[name] for found in records] for name in records[0]}))
+    text = table({name: [found[name] for found in records] for name in records[0]})
+    write_between(ROOT / "docs" / "ppo.md", "peer", text)
+    print(text)
 
 
 if __name__ == "__main__":
