@@ -4,6 +4,7 @@
     python benchmarks/peer.py --seeds 0    one seed
 
 TRL is installed into .venv-peer, once (about 1 GB).
+
 Both start from the same model and see as many answers with the same step sizes; TRL runs as it is, once with its own lambda of
 0.95, once with 1, and once with its other KL estimator. It takes a sampled pad token for the end of an answer, so that both are
 measured on the answers without one.
