@@ -48,15 +48,16 @@ class TableReward(nn.Module):
         self.prompts = {tuple(prompt): i for i, prompt in enumerate(world["prompts"])}
 
     def score(self, hidden: Tensor) -> Tensor:
-        length = self.world["response_length"]
-        scores = [self.of(row[:-length], row[-length:]) for row in hidden[..., 0].long().tolist()]
+        scores = [self.of(row) for row in hidden[..., 0].long().tolist()]
         return torch.tensor(scores)[:, None, None].expand(-1, hidden.shape[1], 1)
 
-    def of(self, prompt: list[int], answer: list[int]) -> float:
-        prompt = prompt[next(i for i, token in enumerate(prompt) if token != self.pad) :]
-        end = self.world["end"]
+    def of(self, row: list[int]) -> float:
+        """A row is padded on the left, and its answer is short where all answers of a batch are."""
+        row = row[next(i for i, token in enumerate(row) if token != self.pad) :]
+        prompt = next(prompt for prompt in self.prompts if tuple(row[: len(prompt)]) == prompt)
+        answer, end = row[len(prompt) :], self.world["end"]
         answer = answer[: answer.index(end) + 1] if end in answer else answer
-        return self.world["rewards"][self.prompts[tuple(prompt)]][self.answers[tuple(answer)]]
+        return self.world["rewards"][self.prompts[prompt]][self.answers[tuple(answer)]]
 
 
 class Critic(nn.Module):
