@@ -1,8 +1,8 @@
-"""What PPO bought on the prompts that it trained on, and for how many nats: fresh samples of its policy against the SFT model's.
+"""What PPO bought on the prompts that it draws from, and for how many nats: fresh samples of its policy against the SFT model's.
 
     python benchmarks/drift.py runs/assistant [another/run ...]
 
-One answer of either model to every prompt that PPO was given, drawn with the same random numbers at PPO's temperature: what the
+One answer of either model to every prompt that PPO may meet, drawn with the same random numbers at PPO's temperature: what the
 run's reward model says, the share that passes the prompts' own checks, and the KL of whole answers to the SFT model. PPO's
 settings are chosen by this and not by the evaluation. Each run keeps it as `drift.json`.
 """

@@ -4,7 +4,7 @@
     python benchmarks/frontier.py plot             docs/frontier.svg
 
 PPO is that of the default's recorded runs (`results.py run assistant`), RLOO starts from their SFT and reward models, and
-best-of-n picks from the SFT model's answers to prompts that PPO trains on. Scores are gains over the SFT model's answers to the
+best-of-n picks from the SFT model's answers to prompts that PPO draws from. Scores are gains over the SFT model's answers to the
 same prompts (`drift.py`): from batch to batch of PPO the prompts change, and with them the score, by more than is ever gained.
 """
 

@@ -190,7 +190,8 @@ def wins(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def run_hh(files: Sequence[Path]) -> None:
     """A reward model on real pairs, and what it says as a judge of the default runs that lie here."""
-    folder = RUNS / "hh"
+    name = "-".join(["hh", *(file.stem for file in files)])
+    folder = RUNS / name
     pairs = folder / "pairs.jsonl"
     write_text_atomic(pairs, "".join(file.read_text(encoding="utf-8") for file in files))
     overrides = ["reward.num_train_epochs=1", "reward.learning_rate=2e-4", "reward.per_step_batch_size=4"]
@@ -203,10 +204,10 @@ def run_hh(files: Sequence[Path]) -> None:
         run_folder = EXPERIMENTS[0].folder(seed)
         if (run_folder / "ppo" / DONE).exists():
             named = [f"--model={name}={run_folder / stage}" for name, stage in (("sft", "sft"), ("rlhf", "ppo"))]
-            out = RUNS / f"hh-judge-{seed}"
+            out = RUNS / f"{name}-judge-{seed}"
             call_whelp("evaluate", *named, "--judge", str(folder / "reward"), "--output_dir", str(out))
             result["judge"][seed] = read_json(out / "evaluate" / "metrics.json")["judge"]
-    write_json_atomic(RECORDS / "hh.json", result)
+    write_json_atomic(RECORDS / f"{name}.json", result)
 
 
 def call_whelp(*arguments: str) -> None:
