@@ -46,7 +46,8 @@ def drift(folder: Path) -> dict[str, Any]:
     for model in ("sft", "ppo"):
         completions = answers_in_order(engine, model, prompts, params)
         with engine.hold(sampled(engine.chat, completions)) as held:
-            own, sft = engine.logprobs(model, held), engine.logprobs("sft", held)
+            own = engine.logprobs(model, held)
+            sft = own if model == "sft" else engine.logprobs("sft", held)
             found[model] = {
                 "score": reward(completions, held),
                 "passes": torch.tensor([passes_its_check(completion) for completion in completions]),

@@ -95,17 +95,19 @@ def plot() -> None:
     axes: Any = figure.subplots()
     seeds = [read_json(record(seed)) for seed in ASSISTANT.seeds if record(seed).exists()]
     for i, one in enumerate(seeds):
-        label = (lambda name: name) if i == 0 else (lambda _: None)
+        labels = {name: name if i == 0 else None for name in COLOURS}
         x, y = zip(*one["best-of-n"], strict=True)
         colour = COLOURS["best-of-n"]
         axes.plot(
-            [math.sqrt(kl) for kl in x], y, "o-", color=colour, markersize=3, linewidth=1.2, label=label("best-of-n")
+            [math.sqrt(kl) for kl in x], y, "o-", color=colour, markersize=3, linewidth=1.2, label=labels["best-of-n"]
         )
         for name, gained in one["gained"].items():
             score, kl = gained["score"], gained["kl"]
             x, y = math.sqrt(max(kl["mean"], 0.0)), score["mean"]
             bars = [[y - score["low"]], [score["high"] - y]]
-            axes.errorbar([x], [y], yerr=bars, fmt="s", color=COLOURS[name], markersize=4, capsize=2, label=label(name))
+            axes.errorbar(
+                [x], [y], yerr=bars, fmt="s", color=COLOURS[name], markersize=4, capsize=2, label=labels[name]
+            )
     axes.set_xlabel("square root of the KL to the SFT model, nats")
     axes.axhline(0, color="#d0d7de", linewidth=0.8, zorder=0)
     axes.set_ylabel("score gained over the SFT model")

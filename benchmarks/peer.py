@@ -50,15 +50,10 @@ from exact_world import (
 )
 from torch import Tensor
 
-from whelp.config import PPOConfig
-from whelp.engines.base import ModelSpec, OptimizerSpec
 from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
-from whelp.progress import SilentProgress
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
-from whelp.stages import ppo
-from whelp.stages.context import Stage
 
 PEER = ROOT / ".venv-peer"
 PACKAGES = ("torch>=2.8,<2.14", "trl==1.12.0", "pandas")
@@ -164,27 +159,25 @@ def other_model(folder: Path, where: Path, seed: int) -> Path:
 
 
 def whelp_kl_cosine(folder: Path, start: Path, seed: int, out: Path) -> float:
-    chat, optimizer = make_chat(), OptimizerSpec()
-    engine = LocalEngine(chat, COMPUTE)
-    engine.add("policy", ModelSpec(source=start, trainable_layers="all", optimizer=optimizer))
-    engine.add("reference", ModelSpec(source=folder, trainable_layers="all"))
-    critic = ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers="all", optimizer=optimizer)
-    engine.add("value", critic)
-    policy, reference = (_whole(engine, name) for name in ("policy", "reference"))
-    weights = engine.models["policy"].weights
-    assert weights is not None
+    chat = make_chat()
     prompts = [list(chat.prompt(prompt)) for prompt in PROMPTS]
-    exact = kl_gradient(policy, reference, weights.masters, prompts, ANSWERS, END)
+    exact: list[Tensor] = []
     found: list[Tensor] = []
 
-    def note() -> float:
-        found.extend(torch.zeros_like(m) if m.grad is None else m.grad.clone() for m in weights.masters)
-        return 0.0
+    def watch(engine: LocalEngine) -> None:
+        weights = engine.models["policy"].weights
+        assert weights is not None
 
-    weights.clip = note
-    config = PPOConfig.model_validate(RECIPE | ONE_STEP | {"kl_coef": 1.0})
+        def note() -> float:
+            found.extend(torch.zeros_like(m) if m.grad is None else m.grad.clone() for m in weights.masters)
+            return 0.0
+
+        policy, reference = (_whole(engine, name) for name in ("policy", "reference"))
+        exact.extend(kl_gradient(policy, reference, weights.masters, prompts, ANSWERS, END))
+        weights.clip = note
+
     nothing = World(torch.zeros(len(PROMPTS), len(ANSWERS)), 1.0)
-    ppo.train(engine, chat, PROMPTS, nothing.reward, config, Stage(out, SilentProgress(), seed))
+    train(start, chat, COMPUTE, out, nothing, seed, watch, folder, **ONE_STEP)
     return cosine(found, exact)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -137,14 +137,17 @@ def train(
     world: World,
     seed: int,
     watch: Watch | None = None,
+    reference: Path | None = None,
     **recipe: object,
 ) -> LocalEngine:
-    """PPO by `stages/ppo.py` on `engines/local.py`; `recipe` changes settings of PPO."""
+    """PPO by `stages/ppo.py` on `engines/local.py`; `recipe` changes settings of PPO. The leash is tied to the model that it
+    starts from, unless `reference` is the folder of another."""
     engine = LocalEngine(chat, compute)
     optimizer = OptimizerSpec(eps=1e-5)
     critic = ModelSpec(copy_of="policy", head="scalar", head_std=0.0, trainable_layers="all", optimizer=optimizer)
     engine.add("policy", ModelSpec(source=source, trainable_layers="all", optimizer=optimizer))
-    engine.add("reference", ModelSpec(copy_of="policy", trainable_layers="all"))
+    origin = ModelSpec(copy_of="policy") if reference is None else ModelSpec(source=reference)
+    engine.add("reference", replace(origin, trainable_layers="all"))
     engine.add("value", critic)
 
     def reward(completions: Sequence[Completion], held: Held) -> Tensor:
