@@ -3,7 +3,7 @@
     python benchmarks/peer.py              three seeds of each, as far as they are not recorded, and the table in docs/ppo.md
     python benchmarks/peer.py --seeds 0    one seed
 
-TRL is installed into .venv-peer, once (about 1 GB).
+TRL is installed into an environment of its own, once (about 1 GB).
 
 Both start from the same model and see as many answers with the same step sizes; TRL runs as it is, once with its own lambda of
 0.95, once with 1, and once with its other KL estimator. It takes a sampled pad token for the end of an answer, so that both are
@@ -27,6 +27,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from environments import PPO, python_of
 from exact_gradient import LanguageModel, cosine, kl_gradient
 from results import RECORDS, ROOT, write_between
 from transformers import AutoModelForCausalLM
@@ -55,8 +56,6 @@ from whelp.engines.local import LocalEngine
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
 
-PEER = ROOT / ".venv-peer"
-PACKAGES = ("torch>=2.8,<2.14", "trl==1.12.0", "pandas")
 PAD = 0
 WITHOUT_PAD = torch.tensor([PAD not in answer for answer in ANSWERS])
 KL_COEF = 0.5
@@ -65,15 +64,6 @@ AWAY = 0.05
 ONE_STEP = {"total_episodes": 8 * BATCH, "batch_size": 8 * BATCH, "num_mini_batches": 1, "critic_warmup_iterations": 0}
 KL = "cosine with the gradient of the KL"
 TRL = {"TRL, lam 1": {"lam": 1.0}, "TRL, lam 0.95": {"lam": 0.95}, "TRL, k3": {"lam": 1.0, "kl_estimator": "k3"}}
-
-
-def install() -> Path:
-    python = PEER / "bin" / "python"
-    if not (PEER / ".installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEER)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
-        (PEER / ".installed").touch()
-    return python
 
 
 def measured(log_pi: Tensor, log_ref: Tensor, world: World, logged_kl: float, seconds: float) -> dict[str, float]:
@@ -234,7 +224,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options = parser.parse_args()
-    python = install()
+    python = python_of(PPO)
     for seed in options.seeds:
         if not record(seed).exists():
             write_json_atomic(record(seed), run(python, seed))

@@ -151,7 +151,7 @@ def record(experiment: Experiment, seed: int) -> dict[str, Any]:
         "experiment": experiment.name,
         "seed": seed,
         "identity": identity(experiment.recipe(seed)),
-        "commit": subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip(),
+        "commit": commit(),
         "machine": done["evaluate"]["device"],
         "cost": done,
         "stages": stages,
@@ -279,6 +279,10 @@ def _pooled(records: Sequence[dict[str, Any]], value: Any) -> Estimate:
 def _mean(values: Iterable[float]) -> float:
     values = [float(value) for value in values]
     return sum(values) / len(values)
+
+
+def commit() -> str:
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
 
 
 def percent(estimate: Estimate) -> str:

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
-NO_SCRIPTS = ("peer_trl", "exact_gradient")
-"""One runs where whelp is not, the other is what two share."""
+NO_SCRIPTS = ("peer_trl", "exact_gradient", "environments")
+"""One runs where whelp is not, the others are what several share."""
 SCRIPTS = sorted(script for script in FOLDER.glob("*.py") if script.stem not in NO_SCRIPTS)
 
 

@@ -1,8 +1,10 @@
-"""`whelp bench conformance`: the proofs of PPO as a table, with what each measured."""
+"""`whelp bench`: the proofs of PPO as a table, with what each measured, and races against other programs."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,17 +17,20 @@ from whelp.errors import ConfigError
 if TYPE_CHECKING:
     import pytest
 
-SUITE = Path(__file__).parents[3] / "tests" / "conformance"
+CHECKOUT = Path(__file__).parents[3]
+SUITE = CHECKOUT / "tests" / "conformance"
+RACES = CHECKOUT / "benchmarks" / "races.py"
 All = Annotated[
     bool,
     typer.Option("--all", help="Also those that take more than an hour: the optimum, nine times, and five mistakes."),
 ]
+Races = Annotated[list[str] | None, typer.Argument(help="Races by name; none: all that this machine has no record of.")]
 
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Measure whelp against what is known.")
     group.command("conformance")(conformance)
-    group.callback()(lambda: None)  # with a single command typer would leave its name out
+    group.command("speed")(speed)
     app.add_typer(group, name="bench", rich_help_panel=LOOK_PANEL)
 
 
@@ -40,10 +45,7 @@ def conformance(everything: All = False) -> None:
         import pytest
     except ModuleNotFoundError as error:
         raise ConfigError("the conformance suite runs on pytest: pip install 'whelp[dev]'.") from error
-    if not SUITE.is_dir():
-        raise ConfigError(
-            f"there is no {SUITE}: the conformance suite is part of a checkout of whelp, not of an installed package."
-        )
+    _only_in_a_checkout(SUITE)
     proofs = Proofs()
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     options = [str(SUITE), "--rootdir", str(SUITE.parents[1]), "-p", "no:terminal", "-p", "no:cacheprovider"]
@@ -52,6 +54,26 @@ def conformance(everything: All = False) -> None:
     if code != pytest.ExitCode.OK:
         typer.echo(f"\n{proofs.failed} of {len(proofs.rows)} failed: pytest {SUITE} says how", err=True)
         raise typer.Exit(1)
+
+
+def speed(races: Races = None) -> None:
+    """Race whelp against transformers and TRL on the same work, and write docs/benchmarks.md.
+
+    The machine should do nothing else meanwhile. The peers are installed into environments of their own, once (3 GB).
+
+    \b
+    whelp bench speed              hours; stop and go on at will
+    whelp bench speed decode-64    one race
+    """
+    _only_in_a_checkout(RACES)
+    for command in (["run", *(races or [])], ["tables"]):
+        if code := subprocess.run([sys.executable, str(RACES), *command]).returncode:
+            raise typer.Exit(code)
+
+
+def _only_in_a_checkout(part: Path) -> None:
+    if not part.exists():
+        raise ConfigError(f"there is no {part}: it is part of a checkout of whelp, not of an installed package.")
 
 
 class Proofs:
