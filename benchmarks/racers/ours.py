@@ -85,6 +85,19 @@ def forward(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
             yield {"scored": int(engine.logprobs("policy", held).is_response.sum())}
 
 
+def score_by_roles(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+    """The same sequences by `work["roles"]` policies, each of which has layers of its own on one trunk."""
+    engine = place.engine(place.base)
+    roles = [f"role-{i}" for i in range(work["roles"])]
+    engine.add(roles[0], place.spec(place.base))
+    for role in roles[1:]:
+        engine.add(role, place.spec(None, copy_of=roles[0]))
+    data = sequences_of(work)
+    while True:
+        with engine.hold(data) as held:
+            yield {"scored": sum(int(engine.logprobs(role, held).is_response.sum()) for role in roles)}
+
+
 def train_sft(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
     config, data = place.recipe.sft, sequences_of(work)
     engine = place.engine(place.base)
@@ -145,6 +158,7 @@ def sequences_of(work: dict[str, Any]) -> Sequences:
 KINDS: dict[str, Callable[[Workplace, dict[str, Any]], Iterator[Counts]]] = {
     "decode": decode,
     "forward": forward,
+    "roles": score_by_roles,
     "sft": train_sft,
     "reward": train_reward,
     "ppo": train_ppo,

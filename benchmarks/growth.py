@@ -1,0 +1,190 @@
+"""How whelp's time and memory grow: with the batch, the length of the answers, the size of the model, and the number of roles.
+
+    python benchmarks/growth.py run       what is missing on this machine; stop and go on at will
+    python benchmarks/growth.py tables    docs/growth.svg, and the slopes between their marks in docs/benchmarks.md
+
+A point is a process of its own: one turn to warm up, then two that count. Batch, length and model size are those of a PPO
+iteration (4 layers, 4 epochs); models other than the default have random weights. A role is one more policy that scores the same
+sequences. The slope is that of a straight line through the logarithms: 1 is twice the time for twice the work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import linear_regression, median
+from typing import Any
+
+import matplotlib
+import torch
+from races import DOCS, FOUR, Race, Side, Work, contest, machine, ppo_iteration, scoring, slug
+from results import RECORDS, ROOT, table, write_between
+
+from whelp.engines.devices import physical_cores
+from whelp.models.sources import resolve
+from whelp.progress import PlainProgress
+from whelp.recipes import load_recipe
+from whelp.runs.files import read_json, write_json_atomic
+from whelp.runs.manifest import Run
+from whelp.workplace import Workplace
+
+PLOT = ROOT / "docs" / "growth.svg"
+MODELS = ROOT / "runs" / "growth"
+SHAPES = {
+    14: (192, 12, 3, 1, 512),
+    44: (384, 16, 6, 2, 1024),
+    135: (576, 30, 9, 3, 1536),
+    362: (960, 32, 15, 5, 2560),
+    510: (1152, 32, 18, 6, 3072),
+}
+"""Width, layers, heads, heads of keys and values, and inner width, by the millions of weights that they come to."""
+SERIES = {
+    "batch": (8, 16, 32, 64),
+    "response length": (16, 32, 64, 128),
+    "millions of weights": tuple(SHAPES),
+    "roles": (1, 2, 4, 8),
+}
+ROWS = 16
+"""Answers where something else is varied."""
+
+
+def point(series: str, x: int) -> dict[str, float]:
+    settings = [f"model={random_model(x)}"] if series == "millions of weights" else []
+    place = Workplace(load_recipe("assistant", settings), Run(Path(tempfile.mkdtemp())), PlainProgress())
+    dtype = str(place.compute.dtype).removeprefix("torch.")
+    common = {"model": str(place.base), "dtype": dtype, "threads": physical_cores(), "settings": {}}
+    side, work = FOUR, common | ppo_iteration(place)
+    match series:
+        case "batch":
+            work = of_size(work, x, 48)
+        case "response length":
+            work = of_size(work, ROWS, x)
+        case "millions of weights":
+            work = of_size(work, ROWS, 48)
+            work["settings"] |= {"model": str(place.base)}
+        case "roles":
+            side, work = Side("whelp"), common | scoring(place) | {"kind": "roles", "roles": x}
+    found = contest(Race(f"{series} {x}", "", lambda _: {}, (side,)), work, rounds=2)
+    return {
+        "x": x,
+        "seconds": median(turn["seconds"] for turn in found["turns"][side.name]),
+        "peak_mb": found["peak_mb"][side.name],
+    }
+
+
+def of_size(work: Work, rows: int, length: int) -> Work:
+    """A PPO iteration on `rows` answers of `length` tokens."""
+    repeated = {name: [work[name][i % len(work[name])] for i in range(rows)] for name in ("texts", "prompts")}
+    settings = work["settings"] | {"ppo.batch_size": rows, "ppo.response_length": length}
+    return work | repeated | {"lengths": [length] * rows, "settings": settings}
+
+
+def random_model(millions: int) -> Path:
+    """A folder with random weights and the default model's tokenizer, made once."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    base, folder = resolve(load_recipe("assistant", []).model, print), MODELS / f"random-{millions}m"
+    if not (folder / "config.json").exists():
+        width, layers, heads, key_value_heads, inner = SHAPES[millions]
+        tokenizer = AutoTokenizer.from_pretrained(base)
+        config = LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=key_value_heads,
+            intermediate_size=inner,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        torch.manual_seed(0)
+        tokenizer.save_pretrained(folder)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def record() -> Path:
+    return RECORDS / "speed" / f"growth-{slug(machine())}.json"
+
+
+def run() -> None:
+    found: dict[str, Any] = read_json(record()) or {"machine": machine(), "series": {}}
+    for series, values in SERIES.items():
+        points = found["series"].setdefault(series, [])
+        for x in values:
+            if x not in [point["x"] for point in points]:
+                points.append(point(series, x))
+                write_json_atomic(record(), found)
+
+
+def slope(points: Sequence[dict[str, float]], key: str) -> float:
+    return linear_regression(*zip(*((math.log(p["x"]), math.log(p[key])) for p in points), strict=True)).slope
+
+
+def write_tables() -> None:
+    records = [read_json(file) for file in sorted((RECORDS / "speed").glob("growth-*.json"))]
+    rows = [
+        [
+            one["machine"],
+            name,
+            f"{points[0]['x']} to {points[-1]['x']}",
+            f"{points[0]['seconds']:.1f} to {points[-1]['seconds']:.1f} s",
+            f"{slope(points, 'seconds'):.2f}",
+            f"{points[0]['peak_mb'] / 1024:.1f} to {points[-1]['peak_mb'] / 1024:.1f} GB",
+        ]
+        for one in records
+        for name, points in one["series"].items()
+    ]
+    text = (
+        table(["machine", "what grows", "from, to", "time", "slope", "peak memory"], rows)
+        if rows
+        else "Nothing is recorded."
+    )
+    write_between(DOCS, "growth", text)
+    if records:
+        plot(records)
+
+
+def plot(records: Sequence[dict[str, Any]]) -> None:
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "whelp"
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    grid: Any = figure.subplots(2, len(SERIES), sharex="col")
+    for column, name in enumerate(SERIES):
+        for axes, key, scale, label in (
+            (grid[0][column], "seconds", 1, "seconds"),
+            (grid[1][column], "peak_mb", 1024, "peak GB"),
+        ):
+            for one in records:
+                points = one["series"].get(name, [])
+                x, y = [p["x"] for p in points], [p[key] / scale for p in points]
+                axes.plot(x, y, "o-", markersize=3, linewidth=1.2, label=one["machine"])
+            axes.set_xscale("log", base=2)
+            axes.set_xticks(SERIES[name], [str(x) for x in SERIES[name]])
+            axes.minorticks_off()
+            axes.set_ylim(bottom=0)
+            axes.spines[["top", "right"]].set_visible(False)
+            if column == 0:
+                axes.set_ylabel(label)
+        grid[1][column].set_xlabel(name)
+    grid[0][0].legend(frameon=False, fontsize=7)
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "tables"])
+    if parser.parse_args().command == "run":
+        run()
+    else:
+        write_tables()
+
+
+if __name__ == "__main__":
+    main()
