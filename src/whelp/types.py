@@ -125,7 +125,8 @@ class Preference:
 class Sequences:
     """Token sequences with the positions that count, unpadded.
 
-    `group[b]` joins the K completions of one prompt: an engine never splits a group over two gradient pieces.
+    `group[b]` joins the K completions of one prompt: an engine never splits a group over two gradient pieces, and may compute
+    once what they begin with.
     """
 
     tokens: Sequence[tuple[int, ...]]

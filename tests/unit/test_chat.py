@@ -11,8 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from whelp.errors import ConfigError, DataError, ModelError
-from whelp.text.chat import CHATML, PLAIN, Chat, end_ids, ensure_template, pad_id
-from whelp.types import Demonstration, Message, Prompt
+from whelp.text.chat import CHATML, PLAIN, Chat, end_ids, ensure_template, pad_id, sampled
+from whelp.types import Completion, Demonstration, Message, Prompt
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<repo_name>", "<empty_output>")
 CORPUS = [
@@ -208,6 +208,15 @@ def test_completion_keeps_the_sampled_tokens():
     rendered = CHAT.completion(prompt, letters)
     assert rendered.tokens == (*prompt, *letters)
     assert rendered.is_response == (False,) * len(prompt) + (True,) * 5
+
+
+def test_sampled_answers_to_one_prompt_are_a_group_of_limited_size():
+    other = Prompt("other", (Message("user", "Are you fine?"),))
+    answers = [Completion(prompt, "", (5, 6), (0.0, 0.0), False, i) for i in range(9) for prompt in (PROMPT, other)]
+    found = sampled(CHAT, answers)
+    assert list(found.group) == [0, 1] * 8 + [2, 3]
+    assert [row[-2:] for row in found.tokens] == [(5, 6)] * 18
+    assert found.response_lengths == [2] * 18
 
 
 def test_decode_leaves_special_tokens_out_and_text_alone():

@@ -82,8 +82,8 @@ def test_the_trunk_runs_once_for_all_roles_and_epochs(build):
     engine.add("reference", ModelSpec(copy_of="m"))
     engine.add("value", ModelSpec(copy_of="m", head="scalar"))
     trunk = engine.models["m"].trunk
-    rows: list[int] = []
-    trunk.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+    tokens: list[int] = []
+    trunk.register_forward_pre_hook(lambda _, args: tokens.append(args[0].numel()))
     with engine.hold(sequences) as held:
         engine.logprobs("m", held.select([0, 3]))
         engine.logprobs("m", held)
@@ -92,7 +92,7 @@ def test_the_trunk_runs_once_for_all_roles_and_epochs(build):
         for _ in range(2):
             engine.update([sft_term("m", held)], {"m": LR})
         engine.rewards("value", held.select([5]))
-    assert sum(rows) == len(sequences)
+    assert sum(tokens) == sum(map(len, sequences.tokens))
 
 
 def test_what_is_held_is_freed(build):

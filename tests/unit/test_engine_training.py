@@ -267,7 +267,7 @@ def test_weights_do_not_depend_on_how_the_batch_is_cut_into_pieces(kind, build):
         sequences = sequences_of(group=PAIRS)
         metrics = {}
         with engine.hold(sequences) as held:
-            count = len(engine._pieces(held, budget))
+            count = len(engine._pieces(engine.models["m"].decoder, held, budget))
             for _ in range(2):
                 term = Term("m", held, preference_targets(6), BradleyTerry()) if kind != "sft" else sft_term("m", held)
                 metrics = engine.update([term], {"m": LR})

@@ -23,19 +23,23 @@ class Sizes:
     """Rows decoded together."""
 
 
-PROCESSOR = Sizes(piece=4096, training_piece=2048, piece_price=96, slots=64)
+PROCESSOR = Sizes(piece=4096, training_piece=1024, piece_price=96, slots=64)
 """More rows do not raise the throughput of two cores."""
 ACCELERATOR = Sizes(piece=65536, training_piece=32768, piece_price=8192, slots=512)
 """Starting a pass takes the time of thousands of tokens."""
 
 
 def pieces(
-    lengths: Sequence[int], group: Sequence[int], token_budget: int, piece_price: int = PROCESSOR.piece_price
+    lengths: Sequence[int],
+    group: Sequence[int],
+    token_budget: int,
+    piece_price: int = PROCESSOR.piece_price,
+    own: Sequence[int] | None = None,
 ) -> list[list[int]]:
-    """Rows in pieces of at most `token_budget` padded tokens (more only where one group alone is larger).
+    """Rows in pieces of at most `token_budget` tokens (more only where one group alone is larger).
 
-    Rows of one group stay together. Groups are sorted by length and cut where padded tokens plus `piece_price` a piece
-    come to the least.
+    Rows of one group stay together. Groups are sorted by length and cut where tokens plus `piece_price` a piece come to the
+    least. Tokens are padded ones, or, in a flat layout, the `own` ones of each row.
     """
     groups: dict[int, list[int]] = {}
     for row, name in enumerate(group):
@@ -43,13 +47,14 @@ def pieces(
     ordered = sorted(groups.values(), key=lambda rows: (max(lengths[r] for r in rows), rows[0]))
     price, first = [0.0], [0]  # of the first n groups: the least price, and where their last piece starts
     for end in range(1, len(ordered) + 1):
-        longest, count = max(lengths[r] for r in ordered[end - 1]), 0
+        longest, count, filled = max(lengths[r] for r in ordered[end - 1]), 0, 0
         choices: list[tuple[float, int]] = []
         for start in reversed(range(end)):
             count += len(ordered[start])
-            if choices and count * longest > token_budget:
+            filled = count * longest if own is None else filled + sum(own[r] for r in ordered[start])
+            if choices and filled > token_budget:
                 break
-            choices.append((price[start] + count * longest + piece_price, start))
+            choices.append((price[start] + filled + piece_price, start))
         cheapest, start = min(choices)
         price.append(cheapest)
         first.append(start)
@@ -59,12 +64,6 @@ def pieces(
         result.append([row for rows in ordered[first[end] : end] for row in rows])
         end = first[end]
     return result[::-1]
-
-
-def pad_right(rows: Sequence[Tensor]) -> Tensor:
-    """[L_i, ...] tensors to [B, max L, ...], zeros behind. Under causal attention nothing real sees what stands behind it,
-    so no attention mask is needed."""
-    return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
 
 
 def response_index(

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from whelp.engines.base import Held, Metrics, ModelSpec, SamplingParams, Term
-from whelp.engines.batching import ACCELERATOR, PROCESSOR, pad_right, pieces, response_index
+from whelp.engines.batching import ACCELERATOR, PROCESSOR, pieces, response_index
 from whelp.engines.devices import Compute, choose, release_memory
 from whelp.engines.master import MasterWeights
 from whelp.engines.sampler import Sampler
@@ -26,6 +26,7 @@ from whelp.engines.scoring import token_logprobs, token_logprobs_and_entropy
 from whelp.errors import ModelError, RunError, TrainingError
 from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores, Values
 from whelp.models.heads import ScalarHead
+from whelp.models.layout import Layout, flat, padded, reads_flat, shared
 from whelp.models.loading import Source, load_source
 from whelp.models.trunk import Branch, LMHead, Trunk
 from whelp.text.chat import Chat, end_ids
@@ -49,6 +50,11 @@ class LocalModel:
     source: Source
     spec: ModelSpec
     weights: MasterWeights | None
+
+    @property
+    def decoder(self) -> nn.Module:
+        """That of a branch; all are built alike."""
+        return self.members[0].branch.decoder
 
 
 class LocalHeld:
@@ -108,8 +114,8 @@ class LocalEngine:
             raise ModelError("a ModelSpec needs a source folder or copy_of; both are empty.")
         source = load_source(spec.source, spec.head, self.compute, spec.trainable_layers)
         trunk = self.trunks.setdefault(source.cut.trunk.key, source.cut.trunk)
-        for mine, shared in zip(source.cut.trunk.parameters(), trunk.parameters(), strict=True):
-            mine.data = shared.data  # bit for bit the same: the second copy is let go
+        for mine, theirs in zip(source.cut.trunk.parameters(), trunk.parameters(), strict=True):
+            mine.data = theirs.data  # bit for bit the same: the second copy is let go
         head = source.cut.head if spec.head == "lm" else source.scalar_head
         assert head is not None
         first = Member(source.cut.branch, head)
@@ -184,31 +190,37 @@ class LocalEngine:
         """Row by row, [L H]; made for all rows of a selection that are not there yet."""
         cache = held.cache.setdefault(trunk.key, {})
         missing = [i for i, row in enumerate(held.rows) if row not in cache]
-        lengths = [len(held.sequences.tokens[i]) for i in missing]
-        for piece in pieces(lengths, range(len(missing)), self.sizes.piece, self.sizes.piece_price):
-            rows = [missing[i] for i in piece]
-            tokens = pad_right([torch.tensor(held.sequences.tokens[i]) for i in rows]).to(self.compute.device)
-            output = trunk(tokens, use_cache=False) if trunk.decoder else tokens
-            for i, hidden in zip(rows, output, strict=True):
-                cache[held.rows[i]] = hidden[: len(held.sequences.tokens[i])].clone()
+        left = held.select(missing)
+        for rows in self._pieces(trunk.decoder, left, self.sizes.piece) if missing else ():
+            piece = left.select(rows)
+            tokens = [torch.tensor(t, device=self.compute.device) for t in piece.sequences.tokens]
+            outputs = tokens
+            if trunk.decoder is not None:
+                layout = self._layout(trunk.decoder, piece.sequences)
+                hidden = trunk(layout.join(tokens), use_cache=False, **layout.arguments).flatten(0, 1)
+                outputs = [hidden[place[: len(t)]] for place, t in zip(layout.place, tokens, strict=True)]
+            for row, output in zip(piece.rows, outputs, strict=True):
+                cache[row] = output
         return [cache[row] for row in held.rows]
 
-    def _forward(self, model: LocalModel, held: LocalHeld, member: Member) -> Float[Tensor, "B T H"]:
-        inputs = pad_right(self._trunk_outputs(model.trunk, held))
-        return member.branch(inputs, use_cache=False)
+    def _layout(self, decoder: nn.Module, sequences: Sequences) -> Layout:
+        if reads_flat(decoder):
+            return flat(sequences.tokens, sequences.group, self.compute.device)
+        return padded(sequences.tokens, self.compute.device)
+
+    def _forward(
+        self, model: LocalModel, held: LocalHeld, member: Member
+    ) -> tuple[Float[Tensor, "N H"], Int[Tensor, "B T"]]:
+        """Final hidden states, and where among them each position of each sequence stands."""
+        layout = self._layout(member.branch.decoder, held.sequences)
+        inputs = layout.join(self._trunk_outputs(model.trunk, held))
+        return member.branch(inputs, use_cache=False, **layout.arguments).flatten(0, 1), layout.place
 
     def _last_hidden(self, model: LocalModel, held: LocalHeld, member: Member) -> Float[Tensor, "B H"]:
-        """Final hidden state of every row's last token. A group lands in one loss, but its short answers need not be padded
-        to its longest one: rows of like length run together."""
-        lengths = [len(tokens) for tokens in held.sequences.tokens]
-        parts = pieces(lengths, range(len(lengths)), self.sizes.piece, self.sizes.piece_price)
-        hidden = []
-        for rows in parts:
-            last = torch.tensor([lengths[row] - 1 for row in rows], device=self.compute.device)
-            final = self._forward(model, held.select(rows), member)
-            hidden.append(final[torch.arange(len(rows), device=last.device), last])
-        place = torch.tensor([row for rows in parts for row in rows], device=self.compute.device).argsort()
-        return torch.cat(hidden)[place]
+        """Final hidden state of every row's last token."""
+        hidden, place = self._forward(model, held, member)
+        last = torch.tensor([len(tokens) - 1 for tokens in held.sequences.tokens], device=place.device)
+        return hidden[place[torch.arange(len(last), device=place.device), last]]
 
     def _outputs(
         self,
@@ -226,7 +238,8 @@ class LocalEngine:
             return Rewards(torch.stack([m.head(self._last_hidden(model, held, m)) for m in chosen]))
         rows, positions, is_response = (t.to(self.compute.device) for t in response_index(sequences.is_response))
         member = model.members[0]
-        before = self._forward(model, held, member)[rows, positions - 1]
+        hidden, place = self._forward(model, held, member)
+        before = hidden[place[rows, positions - 1]]
         table = torch.zeros(is_response.shape, device=self.compute.device)
         if quantity == "values":
             return Values(table.masked_scatter(is_response, member.head(before)), is_response)
@@ -240,9 +253,14 @@ class LocalEngine:
             table.masked_scatter(is_response, logprobs), is_response, table.masked_scatter(is_response, entropies)
         )
 
-    def _pieces(self, held: LocalHeld, token_budget: int) -> list[list[int]]:
-        lengths = [len(tokens) for tokens in held.sequences.tokens]
-        return pieces(lengths, held.sequences.group, token_budget, self.sizes.piece_price)
+    def _pieces(self, decoder: nn.Module | None, held: LocalHeld, token_budget: int) -> list[list[int]]:
+        """Rows that `decoder` reads in one pass; None: nothing is computed."""
+        sequences = held.sequences
+        lengths = [len(tokens) for tokens in sequences.tokens]
+        if decoder is None or not reads_flat(decoder):
+            return pieces(lengths, sequences.group, token_budget, self.sizes.piece_price)
+        own = [length - count for length, count in zip(lengths, shared(sequences.tokens, sequences.group), strict=True)]
+        return pieces(lengths, sequences.group, token_budget, self.sizes.piece_price, own)
 
     @torch.no_grad()
     def logprobs(self, model: str, held: Held) -> TokenScores:
@@ -250,7 +268,7 @@ class LocalEngine:
         batch, width = len(held.sequences), max(held.sequences.response_lengths, default=0)
         logprobs, entropy = torch.zeros(batch, width), torch.zeros(batch, width)
         is_response = torch.zeros(batch, width, dtype=torch.bool)
-        for rows in self._pieces(held, self.sizes.training_piece):
+        for rows in self._pieces(self.models[model].decoder, held, self.sizes.training_piece):
             scores = self._outputs(self.models[model], held.select(rows), "logprobs", entropy=True)
             here = slice(scores.logprobs.shape[1])
             logprobs[rows, here] = scores.logprobs.cpu()
@@ -262,7 +280,7 @@ class LocalEngine:
     def values(self, model: str, held: Held) -> Float[Tensor, "B R"]:
         held = _own(held)
         result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths, default=0))
-        for rows in self._pieces(held, self.sizes.training_piece):
+        for rows in self._pieces(self.models[model].decoder, held, self.sizes.training_piece):
             values = self._outputs(self.models[model], held.select(rows), "values").values
             result[rows, : values.shape[1]] = values.cpu()
         return result
@@ -272,7 +290,7 @@ class LocalEngine:
         held = _own(held)
         local = self.models[model]
         result = torch.zeros(len(local.members), len(held.sequences))
-        for rows in self._pieces(held, self.sizes.piece):
+        for rows in self._pieces(local.decoder, held, self.sizes.piece):
             result[:, rows] = self._outputs(local, held.select(rows), "rewards").rewards.cpu()
         return result
 
@@ -322,7 +340,7 @@ class LocalEngine:
         totals: dict[str, float] = {}
         whole, model = _own(term.held), self.models[term.model]
         members = None if term.member is None else [model.members[term.member]]
-        for rows in self._pieces(whole, self.sizes.training_piece):
+        for rows in self._pieces(model.decoder, whole, self.sizes.training_piece):
             held = whole.select(rows)
             outputs = self._outputs(model, held, term.loss.quantity, members=members)
             result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))

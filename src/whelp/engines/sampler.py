@@ -13,9 +13,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whelp.engines.base import SamplingParams
-from whelp.engines.batching import PROCESSOR, Sizes, pad_right, pieces
+from whelp.engines.batching import PROCESSOR, Sizes, pieces
 from whelp.engines.devices import Compute
 from whelp.models.cache import SlotCache, forward
+from whelp.models.layout import pad_right
 from whelp.models.trunk import Branch, Cut, LMHead, Trunk
 
 REFILL = 8

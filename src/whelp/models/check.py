@@ -1,4 +1,5 @@
-"""Is a model cut in two still the same model? Asked of every model when it is loaded."""
+"""Is a model cut in two still the same model, and does it read a flat row as it reads sequences? Asked of every model when it is
+loaded."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from whelp.models.anatomy import Pretrained
 from whelp.models.cache import SlotCache, forward
+from whelp.models.layout import flat
 from whelp.models.trunk import Cut
 
 MAX_CHECKED_WINDOW = 4096
@@ -29,6 +31,25 @@ def check_cut(model: Pretrained, parts: Cut) -> str | None:
             return _check_decode(parts, tokens, whole)
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         return f"the cut model does not run ({type(error).__name__}: {error})"
+    return None
+
+
+@torch.no_grad()
+def check_flat(model: Pretrained) -> str | None:
+    """None when the model gives for a flat row of three sequences what it gives for each alone; else what differs."""
+    try:
+        first, second = _random_tokens(model).tolist()
+        half = len(first) // 2
+        rows = [first, first[:half] + second[half:-3], second[: half + 1]]
+        layout = flat(rows, [0, 0, 1], model.device)
+        tokens = layout.join([torch.tensor(row, device=model.device) for row in rows])
+        found = model.base_model(input_ids=tokens, use_cache=False, **layout.arguments).last_hidden_state[0]
+        for row, place in zip(rows, layout.place, strict=True):
+            alone = _final_hidden(model, torch.tensor([row], device=model.device))[0]
+            if not _close(found[place[: len(row)]], alone):
+                return f"a flat row differs from its sequences by {_difference(found[place[: len(row)]], alone):.2g}"
+    except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        return f"a flat row does not run ({type(error).__name__}: {error})"
     return None
 
 

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from whelp.errors import ModelError
 from whelp.models.anatomy import Pretrained, anatomy_of, num_layers
-from whelp.models.check import check_cut
+from whelp.models.check import check_cut, check_flat
 from whelp.models.export import write_folder
 from whelp.models.heads import ScalarHead
+from whelp.models.layout import allow_flat, forbid_flat, reads_flat
 from whelp.models.trunk import Branch, Cut, LMHead, cut
 
 if TYPE_CHECKING:
@@ -119,6 +120,9 @@ def load_source(path: Path, head: str, compute: Compute, trainable_layers: int |
     Raises `ModelError` when the folder holds no model that `transformers` can load from safetensors.
     """
     model, has_scalar_head = _load(path, head, compute)
+    allow_flat(model)
+    if reads_flat(model) and check_flat(model):
+        forbid_flat(model)
     with_head = head == "lm"
     notes: tuple[str, ...] = ()
     parts = cut(model, trainable_layers, with_head=with_head)

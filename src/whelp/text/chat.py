@@ -8,6 +8,7 @@ last token, and the score of an answer stands on it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,6 +40,9 @@ PLAIN = (
 )
 """User: / Assistant: for tokenizers without a template; the tokenizer's eos token closes the assistant's turns."""
 
+LARGEST_GROUP = 8
+"""Sampled answers to one prompt that are computed together."""
+
 _ANSWER = "qwertz"
 
 
@@ -57,8 +61,16 @@ def sequences(rendered: Sequence[Rendered], group: Sequence[int] = ()) -> Sequen
 
 
 def sampled(chat: Chat, completions: Sequence[Completion]) -> Sequences:
-    """The very tokens that were sampled, behind their prompts."""
-    return sequences([chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
+    """The very tokens that were sampled, behind their prompts. Answers to one prompt are a group, up to `LARGEST_GROUP` of them:
+    no loss needs them in one piece, but what they share is computed once."""
+    rendered = [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions]
+    before: Counter[str] = Counter()
+    groups: dict[tuple[str, int], int] = {}
+    group = []
+    for name in (c.prompt.id for c in completions):
+        group.append(groups.setdefault((name, before[name] // LARGEST_GROUP), len(groups)))
+        before[name] += 1
+    return sequences(rendered, group)
 
 
 @dataclass(frozen=True)
