@@ -15,6 +15,7 @@ from torch import Tensor
 from whelp.engines.base import SamplingParams
 from whelp.engines.batching import PROCESSOR, Sizes, pieces
 from whelp.engines.devices import Compute
+from whelp.engines.scoring import blocks
 from whelp.models.cache import SlotCache, forward
 from whelp.models.layout import pad_right
 from whelp.models.trunk import Branch, Cut, LMHead, Trunk
@@ -160,6 +161,13 @@ def draw(
     logits: Float[Tensor, "B V"], u: Float[Tensor, "B"], temperature: float
 ) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
     """The token at quantile u of each distribution, and its log-probability; temperature 0 takes the likeliest."""
+    parts = [_draw(rows, at, temperature) for rows, at in zip(blocks(logits), blocks(u), strict=True)]
+    return torch.cat([tokens for tokens, _ in parts]), torch.cat([logprobs for _, logprobs in parts])
+
+
+def _draw(
+    logits: Float[Tensor, "B V"], u: Float[Tensor, "B"], temperature: float
+) -> tuple[Int[Tensor, "B"], Float[Tensor, "B"]]:
     logits = logits.float()
     if temperature == 0:
         tokens = logits.argmax(-1)

@@ -24,14 +24,14 @@ class TokenLogprob(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Float[Tensor, "N V"], targets: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
-        log_normaliser = torch.cat([torch.logsumexp(block.float(), dim=-1) for block in _blocks(logits)])
+        log_normaliser = torch.cat([torch.logsumexp(block.float(), dim=-1) for block in blocks(logits)])
         ctx.save_for_backward(logits, targets, log_normaliser)
         return logits.gather(1, targets[:, None]).squeeze(1).float() - log_normaliser
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         logits, targets, log_normaliser = ctx.saved_tensors
-        parts = map(_blocks, (logits, targets, log_normaliser, gradients[0]))
+        parts = map(blocks, (logits, targets, log_normaliser, gradients[0]))
         for block, target, normaliser, gradient in zip(*parts, strict=True):
             result = (block.float() - normaliser[:, None]).exp_().mul_(-gradient[:, None])
             block.copy_(result.scatter_add_(1, target[:, None], gradient[:, None]))
@@ -58,7 +58,7 @@ def token_logprobs_and_entropy(
     for h, t in zip(hidden.split(CHUNK), targets.split(CHUNK), strict=True):
         logits = _tempered(head(h), temperature)
         logprobs.append(TokenLogprob.apply(logits, t))
-        for block in _blocks(logits):
+        for block in blocks(logits):
             log_p = torch.log_softmax(block.float(), dim=-1)
             entropies.append(-(log_p.exp() * log_p).sum(-1))
     if not logprobs:
@@ -66,7 +66,7 @@ def token_logprobs_and_entropy(
     return torch.cat(logprobs), torch.cat(entropies)
 
 
-def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+def blocks(rows: Tensor) -> tuple[Tensor, ...]:
     return rows.split(BLOCK if rows.device.type == "cpu" else CHUNK)
 
 
