@@ -211,8 +211,7 @@ def _preferences(
 
 
 def _ranked_tokens(rankings: Sequence[Ranking]) -> float:
-    """A prompt's own are computed once for all of its answers."""
-    words = sum(len(text.split()) for r in rankings for text in (r.prompt.text, *r.completions))
+    words = sum(len((r.prompt.text + " " + text).split()) for r in rankings for text in r.completions)
     return words * TOKENS_PER_WORD + 10 * len(rankings)
 
 

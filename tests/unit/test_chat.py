@@ -214,7 +214,7 @@ def test_sampled_answers_to_one_prompt_are_a_group_of_limited_size():
     other = Prompt("other", (Message("user", "Are you fine?"),))
     answers = [Completion(prompt, "", (5, 6), (0.0, 0.0), False, i) for i in range(9) for prompt in (PROMPT, other)]
     found = sampled(CHAT, answers)
-    assert list(found.group) == [0, 1] * 8 + [2, 3]
+    assert list(found.group) == [0, 1] * 4 + [2, 3] * 4 + [4, 5]
     assert [row[-2:] for row in found.tokens] == [(5, 6)] * 18
     assert found.response_lengths == [2] * 18
 

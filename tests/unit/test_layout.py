@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import pytest
@@ -20,7 +21,9 @@ from engine_helpers import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whelp.engines.base import ModelSpec, Term
+from whelp.engines.base import ModelSpec, OptimizerSpec, Term
+from whelp.engines.batching import PROCESSOR
+from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.maths.preference import BradleyTerry
 from whelp.models import layout, loading
@@ -79,6 +82,58 @@ def test_answers_that_share_a_prompt_score_as_they_do_alone(
     assert_rows(part.logprobs, [logprobs[row] for row in (4, 1, 0)])
 
 
+@pytest.mark.parametrize("members", [1, 3])
+def test_values_and_rewards_of_answers_that_share_a_prompt(members, chat, compute, tiny_model_folder, whole_model):
+    folder, some = tiny_model_folder("llama"), answers()
+    twice = Sequences([*some.tokens, *some.tokens[:2]], [*some.is_response, *some.is_response[:2]], (*PAIRS, 0, 0))
+    engine, model = LocalEngine(chat, compute), whole_model(folder)
+    engine.add("value", ModelSpec(source=folder, head="scalar", trainable_layers=2))
+    engine.add("reward", ModelSpec(source=folder, head="scalar", trainable_layers=2, members=members, seed=5))
+    with engine.hold(twice) as held:
+        values, rewards = engine.values("value", held), engine.rewards("reward", held)
+    heads = [m.head.linear.weight[0] for m in engine.models["reward"].members]
+    value_head = engine.models["value"].members[0].head.linear.weight[0]
+    expected = []
+    for b, (tokens, mask) in enumerate(zip(twice.tokens, twice.is_response, strict=True)):
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0]
+        expected.append([float(hidden[t - 1] @ value_head) for t, flag in enumerate(mask) if flag])
+        assert rewards[:, b].tolist() == pytest.approx([float(hidden[-1] @ h) for h in heads], rel=1e-4, abs=1e-4)
+    assert_rows(values, expected, atol=1e-4)
+
+
+def test_two_threads_learn_the_same_bits_from_answers_to_one_prompt(chat, tiny_model_folder):
+    """The last token of a prompt is where several answers' gradients meet: they must be added in one order."""
+    folder = tiny_model_folder("llama", hidden_size=256, num_attention_heads=4, num_key_value_heads=2)
+    sequences = answers(group=(0,) * 8, lengths=(40,) * 8)
+    engine = LocalEngine(chat, Compute(CPU, torch.float32, 2, "tests"))
+    found = set()
+    try:
+        engine.add("m", ModelSpec(source=folder, trainable_layers=1, optimizer=OptimizerSpec()))
+        weights = engine.models["m"].weights
+        with engine.hold(sequences) as held:
+            for _ in range(6):
+                weights.zero_grad()
+                engine._accumulate(sft_term("m", held), [weights], "m")
+                gradients = b"".join(master.grad.numpy().tobytes() for master in weights.masters)
+                found.add(hashlib.sha256(gradients).hexdigest())
+    finally:
+        torch.set_num_threads(1)
+    assert len(found) == 1
+
+
+def test_a_long_sequence_is_not_put_among_short_ones(build):
+    """Attention would be computed for each as if it were as long as the longest."""
+    engine = build()
+    engine.sizes = PROCESSOR
+    sequences = answers(group=tuple(range(33)), prompt=1, lengths=(*(15,) * 32, 480))
+    with engine.hold(sequences) as held:
+        cut = engine._pieces(engine.models["m"].decoder, held, PROCESSOR.training_piece)
+    lengths = [len(tokens) for tokens in sequences.tokens]
+    assert max(len(rows) * max(lengths[row] for row in rows) for rows in cut) <= 2 * PROCESSOR.training_piece
+    assert sorted(row for rows in cut for row in rows) == list(range(33))
+
+
 def test_a_window_that_is_shorter_than_the_sequences(chat, compute, tiny_model_folder, whole_model):
     folder = tiny_model_folder("mistral", sliding_window=6)
     engine, sequences = LocalEngine(chat, compute), answers()
@@ -93,7 +148,7 @@ def test_weights_learn_what_they_learn_from_padded_rows(kind, build, monkeypatch
     results = []
     for may_be_flat in (True, False):
         if not may_be_flat:
-            monkeypatch.setattr(loading, "allow_flat", lambda model: None)
+            monkeypatch.setattr(loading, "may_read_flat", lambda model: False)
         engine = build(head="lm" if kind == "sft" else "scalar")
         assert reads_flat(engine.models["m"].decoder) == may_be_flat
         with engine.hold(answers()) as held:
@@ -131,10 +186,25 @@ def test_a_model_that_cannot_read_a_flat_row_is_padded(chat, compute, tiny_model
     engine, sequences = LocalEngine(chat, compute), answers()
     engine.add("m", ModelSpec(source=tiny_model_folder("llama"), trainable_layers=2))
     assert not reads_flat(engine.models["m"].decoder)
+    assert "a flat row differs from its sequences" in engine.models["m"].source.notes[0]
     with engine.hold(sequences) as held:
         scores = engine.logprobs("m", held)
     assert_rows(scores.logprobs, slow_logprobs(whole_model(tiny_model_folder("llama")), sequences)[0])
     assert torch.equal(scores.is_response, response_table(sequences))
+
+
+def test_a_model_that_attends_otherwise_under_another_name_is_padded(chat, compute, tiny_model_folder, monkeypatch):
+    """Some families drop a mask of their own where the attention is not one that they know."""
+
+    def blind_to_the_first(module, query, key, value, mask, layout=None, **others):
+        value = torch.cat([torch.zeros_like(value[:, :, :1]), value[:, :, 1:]], 2)
+        return layout_attend(module, query, key, value, mask, layout=layout, **others)
+
+    layout_attend = layout.attend
+    monkeypatch.setitem(layout.AttentionInterface._global_mapping, layout.FLAT, blind_to_the_first)
+    engine = LocalEngine(chat, compute)
+    engine.add("m", ModelSpec(source=tiny_model_folder("llama"), trainable_layers=2))
+    assert not reads_flat(engine.models["m"].decoder)
 
 
 def test_an_exported_model_names_no_attention_of_its_own(build, tmp_path):

@@ -1,4 +1,4 @@
-"""Sequences of many lengths into rectangular pieces that fit a token budget."""
+"""Sequences of many lengths into pieces that fit a token budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Sizes:
     """How much is computed at one time."""
 
     piece: int
-    """Padded tokens in a piece of a pass without gradients."""
+    """Tokens in a piece of a pass without gradients."""
     training_piece: int
     piece_price: int
     """What a piece costs beside its tokens, in tokens: starting its kernels, and adding its gradients to the others'."""
@@ -39,7 +39,8 @@ def pieces(
     """Rows in pieces of at most `token_budget` tokens (more only where one group alone is larger).
 
     Rows of one group stay together. Groups are sorted by length and cut where tokens plus `piece_price` a piece come to the
-    least. Tokens are padded ones, or, in a flat layout, the `own` ones of each row.
+    least. Tokens are padded ones, or, in a flat layout, the `own` ones of each row; there only attention is padded, and counts
+    from twice as many on.
     """
     groups: dict[int, list[int]] = {}
     for row, name in enumerate(group):
@@ -47,14 +48,15 @@ def pieces(
     ordered = sorted(groups.values(), key=lambda rows: (max(lengths[r] for r in rows), rows[0]))
     price, first = [0.0], [0]  # of the first n groups: the least price, and where their last piece starts
     for end in range(1, len(ordered) + 1):
-        longest, count, filled = max(lengths[r] for r in ordered[end - 1]), 0, 0
+        longest, count, filled = max(lengths[r] for r in ordered[end - 1]), 0, 0.0
         choices: list[tuple[float, int]] = []
         for start in reversed(range(end)):
             count += len(ordered[start])
-            filled = count * longest if own is None else filled + sum(own[r] for r in ordered[start])
-            if choices and filled > token_budget:
+            filled += sum(own[r] for r in ordered[start]) if own else 0
+            tokens = max(filled, count * longest / 2) if own else count * longest
+            if choices and tokens > token_budget:
                 break
-            choices.append((price[start] + filled + piece_price, start))
+            choices.append((price[start] + tokens + piece_price, start))
         cheapest, start = min(choices)
         price.append(cheapest)
         first.append(start)

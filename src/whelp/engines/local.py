@@ -220,7 +220,7 @@ class LocalEngine:
         """Final hidden state of every row's last token."""
         hidden, place = self._forward(model, held, member)
         last = torch.tensor([len(tokens) - 1 for tokens in held.sequences.tokens], device=place.device)
-        return hidden[place[torch.arange(len(last), device=place.device), last]]
+        return hidden.index_select(0, place[torch.arange(len(last), device=place.device), last])
 
     def _outputs(
         self,
@@ -239,7 +239,8 @@ class LocalEngine:
         rows, positions, is_response = (t.to(self.compute.device) for t in response_index(sequences.is_response))
         member = model.members[0]
         hidden, place = self._forward(model, held, member)
-        before = hidden[place[rows, positions - 1]]
+        # Several answers stand behind one token: unlike indexing, index_select adds their gradients in one order.
+        before = hidden.index_select(0, place[rows, positions - 1])
         table = torch.zeros(is_response.shape, device=self.compute.device)
         if quantity == "values":
             return Values(table.masked_scatter(is_response, member.head(before)), is_response)

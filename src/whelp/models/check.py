@@ -8,7 +8,7 @@ from torch import Tensor
 
 from whelp.models.anatomy import Pretrained
 from whelp.models.cache import SlotCache, forward
-from whelp.models.layout import flat
+from whelp.models.layout import allow_flat, flat, forbid_flat
 from whelp.models.trunk import Cut
 
 MAX_CHECKED_WINDOW = 4096
@@ -36,21 +36,28 @@ def check_cut(model: Pretrained, parts: Cut) -> str | None:
 
 @torch.no_grad()
 def check_flat(model: Pretrained) -> str | None:
-    """None when the model gives for a flat row of three sequences what it gives for each alone; else what differs."""
+    """Let the model read flat rows. None when it gives for a flat row of three sequences what it gave for each alone with its
+    own attention; else it may not, and this is what differs."""
+    first, second = _random_tokens(model).tolist()
+    half = len(first) // 2
+    rows = [first, first[:half] + second[half:-3], second[: half + 1]]
+    tokens = [torch.tensor(row, device=model.device) for row in rows]
+    alone = [_final_hidden(model, row[None])[0] for row in tokens]
+    allow_flat(model)
     try:
-        first, second = _random_tokens(model).tolist()
-        half = len(first) // 2
-        rows = [first, first[:half] + second[half:-3], second[: half + 1]]
         layout = flat(rows, [0, 0, 1], model.device)
-        tokens = layout.join([torch.tensor(row, device=model.device) for row in rows])
-        found = model.base_model(input_ids=tokens, use_cache=False, **layout.arguments).last_hidden_state[0]
-        for row, place in zip(rows, layout.place, strict=True):
-            alone = _final_hidden(model, torch.tensor([row], device=model.device))[0]
-            if not _close(found[place[: len(row)]], alone):
-                return f"a flat row differs from its sequences by {_difference(found[place[: len(row)]], alone):.2g}"
+        whole = model.base_model(input_ids=layout.join(tokens), use_cache=False, **layout.arguments).last_hidden_state[
+            0
+        ]
+        found = [whole[place[: len(row)]] for row, place in zip(rows, layout.place, strict=True)]
+        pairs = list(zip(found, alone, strict=True))
+        if all(_close(*pair) for pair in pairs):
+            return None
+        problem = f"differs from its sequences by {max(_difference(*pair) for pair in pairs):.2g}"
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
-        return f"a flat row does not run ({type(error).__name__}: {error})"
-    return None
+        problem = f"does not run ({type(error).__name__}: {error})"
+    forbid_flat(model)
+    return f"a flat row {problem}"
 
 
 def _check_decode(parts: Cut, tokens: Tensor, whole: Tensor) -> str | None:

@@ -97,10 +97,13 @@ def shared(tokens: Sequence[Sequence[int]], group: Sequence[int]) -> list[int]:
     first: dict[int, int] = {}
     counts = []
     for row, (mine, name) in enumerate(zip(tokens, group, strict=True)):
-        other = tokens[first.setdefault(name, row)]
+        if name not in first:
+            first[name] = row
+            counts.append(0)
+            continue
+        other = tokens[first[name]]
         pairs = enumerate(zip(mine, other, strict=False))
-        differ = next((i for i, (a, b) in pairs if a != b), min(len(mine), len(other)))
-        counts.append(0 if first[name] == row else differ)
+        counts.append(next((i for i, (a, b) in pairs if a != b), min(len(mine), len(other))))
     return counts
 
 
@@ -145,10 +148,13 @@ AttentionInterface.register(FLAT, attend)
 AttentionMaskInterface.register(FLAT, sdpa_mask)
 
 
+def may_read_flat(model: Pretrained) -> bool:
+    """True where its attention is the usual one."""
+    return model.config._attn_implementation == USUAL
+
+
 def allow_flat(model: Pretrained) -> None:
-    """Let a model read flat rows, where its attention is the usual one."""
-    if model.config._attn_implementation == USUAL:
-        model.set_attn_implementation(FLAT)
+    model.set_attn_implementation(FLAT)
 
 
 def forbid_flat(model: Pretrained) -> None:
@@ -156,5 +162,5 @@ def forbid_flat(model: Pretrained) -> None:
 
 
 def reads_flat(model: Pretrained) -> bool:
-    """True of a model, or of a part of one, that was allowed to."""
+    """True of a model, or of a part of one, that is allowed to."""
     return model.config._attn_implementation == FLAT

@@ -15,7 +15,7 @@ from whelp.models.anatomy import Pretrained, anatomy_of, num_layers
 from whelp.models.check import check_cut, check_flat
 from whelp.models.export import write_folder
 from whelp.models.heads import ScalarHead
-from whelp.models.layout import allow_flat, forbid_flat, reads_flat
+from whelp.models.layout import may_read_flat
 from whelp.models.trunk import Branch, Cut, LMHead, cut
 
 if TYPE_CHECKING:
@@ -120,15 +120,14 @@ def load_source(path: Path, head: str, compute: Compute, trainable_layers: int |
     Raises `ModelError` when the folder holds no model that `transformers` can load from safetensors.
     """
     model, has_scalar_head = _load(path, head, compute)
-    allow_flat(model)
-    if reads_flat(model) and check_flat(model):
-        forbid_flat(model)
     with_head = head == "lm"
     notes: tuple[str, ...] = ()
+    if may_read_flat(model) and (problem := check_flat(model)):
+        notes = (f"{path.name}: {problem}; its batches are padded, which is slower",)
     parts = cut(model, trainable_layers, with_head=with_head)
     problem = check_cut(model, parts)
     if problem and parts.trunk.decoder is not None:
-        notes = (f"{path.name}: {problem}; it runs whole (trainable_layers: all), which is slower",)
+        notes += (f"{path.name}: {problem}; it runs whole (trainable_layers: all), which is slower",)
         parts = cut(model, "all", with_head=with_head)
         problem = check_cut(model, parts)
     if problem:
