@@ -138,6 +138,7 @@ def write_tables() -> None:
         ]
         for one in records
         for name, points in one["series"].items()
+        if len(points) > 1
     ]
     text = (
         table(["machine", "what grows", "from, to", "time", "slope", "peak memory"], rows)

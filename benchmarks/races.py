@@ -5,7 +5,7 @@
     python benchmarks/races.py tables             write the tables between their marks in docs/benchmarks.md
 
 Every side is a process that loads its model and then waits. One turn each to warm up, then `ROUNDS` turns each, one after the
-other: A B A B. A ratio is that of two turns that follow each other, its median with the least and the largest. Both sides are
+other: A B A B. A ratio is that of two turns of one round, its median with the least and the largest. Both sides are
 given the same weights, tokens and lengths, and a race in which they did not do the same work (tokens made, tokens trained on,
 optimizer steps) is refused. `limit` runs the same matrix products and nothing else. The machine must do nothing beside.
 
@@ -31,7 +31,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from environments import CURRENT, PACKAGES, PPO, python_of
+from environments import CURRENT, PPO, python_of
 from results import RECORDS, ROOT, commit, table, write_between
 
 from whelp.engines.devices import physical_cores
@@ -140,11 +140,12 @@ def imitation(place: Workplace) -> Work:
 
 
 def rankings(place: Workplace, only_pairs: bool = False) -> Work:
-    """Rankings as they ship; `only_pairs`: the best and the worst answer of each."""
+    """Rankings of four answers; `only_pairs`: the best and the worst answer of each."""
     config = place.recipe.reward
     chat = place.chat(place.base, config.max_length)
     rendered, group, compared = [], [], []
-    for number, ranking in enumerate(every(32, place.rankings.train)):
+    four = [ranking for ranking in place.rankings.train if len(ranking.completions) == 4]
+    for number, ranking in enumerate(every(32, four)):
         ordered = sorted(zip(ranking.ranks, ranking.completions, strict=True))
         answers = [ordered[0], ordered[-1]] if only_pairs else ordered
         compared += combinations(range(len(rendered), len(rendered) + len(answers)), 2)
@@ -247,37 +248,38 @@ def contest(race: Race, work: Work, rounds: int = ROUNDS) -> dict[str, Any]:
                 found = racer.turn()
                 note = "" if number else " (warm-up)"
                 print(f"{race.name}, {racer.side.name}: {found['seconds']:.2f} s{note}", flush=True)
-                if number:
-                    turns[racer.side.name].append(found)
-        peaks = {racer.side.name: racer.turn("end")["peak_mb"] for racer in sides}
-    refuse_unequal(race, turns)
-    return {"turns": turns, "peak_mb": peaks}
+                turns[racer.side.name].append(found)
+            refuse_unequal(race, turns)
+        ends = {racer.side.name: racer.turn("end") for racer in sides}
+    return {
+        "turns": {name: found[1:] for name, found in turns.items()},
+        "peak_mb": {name: end["peak_mb"] for name, end in ends.items()},
+        "device_peak_mb": {name: end["device_peak_mb"] for name, end in ends.items()},
+        "versions": {name: end["versions"] for name, end in ends.items()},
+    }
 
 
 def run(race: Race) -> dict[str, Any]:
     place = Workplace(load_recipe("assistant", []), Run(Path(tempfile.mkdtemp())), PlainProgress())
     dtype, threads = str(place.compute.dtype).removeprefix("torch."), physical_cores()
     work = {"model": str(place.base), "dtype": dtype, "threads": threads, "settings": {}} | race.work(place)
-    peers = {side.environment for side in race.sides if side.environment}
-    versions = {"python": platform.python_version(), "torch": torch.__version__}
     return {
         "machine": machine(),
         "dtype": dtype,
         "threads": threads,
         "commit": commit(),
-        "versions": versions | {name: PACKAGES[name][-1] for name in peers},
         **contest(race, work),
     }
 
 
 def refuse_unequal(race: Race, turns: dict[str, list[dict[str, Any]]]) -> None:
-    """What both sides counted must be the same."""
-    mine = turns[race.sides[0].name][0]
+    """What both sides counted in the newest round must be the same."""
+    mine = turns[race.sides[0].name][-1]
     for side in race.sides[1:]:
-        for name in (mine.keys() & turns[side.name][0].keys()) - {"seconds"}:
-            if mine[name] != turns[side.name][0][name]:
+        for name in (mine.keys() & turns[side.name][-1].keys()) - {"seconds"}:
+            if mine[name] != turns[side.name][-1][name]:
                 sys.exit(
-                    f"{race.name}: {side.name} has {name} {turns[side.name][0][name]}, {race.sides[0].name} {mine[name]}; "
+                    f"{race.name}: {side.name} has {name} {turns[side.name][-1][name]}, {race.sides[0].name} {mine[name]}; "
                     "expected as many."
                 )
 
@@ -302,7 +304,7 @@ def spread_of(values: Sequence[float], digits: int = 1) -> str:
 
 
 def ratios(record: dict[str, Any], slower: str, faster: str) -> list[float]:
-    """Of turns that follow each other."""
+    """Of the turns of each round."""
     turns = record["turns"]
     return [a["seconds"] / b["seconds"] for a, b in zip(turns[slower], turns[faster], strict=True)]
 

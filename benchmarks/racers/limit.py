@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from turns import Turns
 
-ROWS = 2048
+from whelp.models.layout import shared
+
+ROWS = 1024
 """Tokens in one product of a forward or backward pass: as many as whelp trains on at once."""
 
 
@@ -75,6 +77,11 @@ def in_blocks(rows: int) -> list[int]:
     return [ROWS] * (rows // ROWS) + [rows % ROWS] * bool(rows % ROWS)
 
 
+def needed(work: dict[str, Any]) -> int:
+    """Tokens that differ: what the sequences of a group begin with is computed once."""
+    return sum(map(len, work["tokens"])) - sum(shared(work["tokens"], work["group"]))
+
+
 def decode(products: Products, work: dict[str, Any], layers: int) -> None:
     lengths = work["lengths"]
     for rows in in_blocks(sum(map(len, work["prompts"]))):
@@ -87,7 +94,7 @@ def decode(products: Products, work: dict[str, Any], layers: int) -> None:
 
 
 def forward(products: Products, work: dict[str, Any], layers: int) -> None:
-    for rows in in_blocks(sum(map(len, work["tokens"]))):
+    for rows in in_blocks(needed(work)):
         products.forward(rows, len(products.layers))
     for rows in in_blocks(sum(map(sum, work["is_response"]))):
         products.logits(rows, learn=False)
@@ -96,7 +103,7 @@ def forward(products: Products, work: dict[str, Any], layers: int) -> None:
 def train_sft(products: Products, work: dict[str, Any], layers: int) -> None:
     """The layers below those that learn run once, whatever the number of epochs."""
     below = len(products.layers) - layers
-    tokens, responses = sum(map(len, work["tokens"])), sum(map(sum, work["is_response"]))
+    tokens, responses = needed(work), sum(map(sum, work["is_response"]))
     for rows in in_blocks(tokens):
         products.forward(rows, below)
     for _ in range(work["epochs"]):

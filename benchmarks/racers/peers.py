@@ -31,6 +31,8 @@ from transformers import (
 from turns import Turns
 
 FOREVER = 10_000
+MICRO = 8
+"""Rows, or pairs, in one pass of a trainer: whelp cuts its batches too."""
 HAS_CUDA = torch.cuda.is_available()
 Work = dict[str, Any]
 
@@ -163,7 +165,8 @@ def train_reward(turns: Turns, work: Work, side: Work) -> None:
     tokens = work["tokens"]
     pairs = [{"chosen_ids": tokens[better], "rejected_ids": tokens[worse]} for better, worse in work["pairs"]]
     config = RewardConfig(**trainer_settings(
-        per_device_train_batch_size=work["batch"], max_length=None, max_steps=FOREVER,
+        per_device_train_batch_size=MICRO, gradient_accumulation_steps=work["batch"] // MICRO, max_length=None,
+        max_steps=FOREVER,
     ))  # fmt: skip
     trainer = RewardTrainer(
         model=scorer(work), args=config, train_dataset=Dataset.from_list(pairs),
@@ -180,7 +183,8 @@ def train_ppo(turns: Turns, work: Work, side: Work) -> None:
     tokenizer = AutoTokenizer.from_pretrained(work["model"], padding_side="left")
     count, length, epochs = len(work["prompts"]), max(work["lengths"]), work["epochs"]
     config = PPOConfig(**trainer_settings(
-        per_device_train_batch_size=count, num_mini_batches=1, local_rollout_forward_batch_size=count,
+        per_device_train_batch_size=MICRO, gradient_accumulation_steps=count // MICRO, num_mini_batches=1,
+        local_rollout_forward_batch_size=count,
         num_ppo_epochs=epochs, response_length=length, temperature=work["temperature"], num_sample_generations=0,
         total_episodes=FOREVER * count,
     ))  # fmt: skip

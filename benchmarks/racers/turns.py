@@ -7,9 +7,11 @@ import os
 import resource
 import sys
 import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
-MB = 1024 if sys.platform == "linux" else 1024**2
+STATUS = Path("/proc/self/status")
 
 
 class Turns:
@@ -23,7 +25,7 @@ class Turns:
     def wait(self) -> None:
         """Until the next turn; ends the process where there is none."""
         if sys.stdin.readline().strip() != "go":
-            self._say(peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MB)
+            self._say(peak_mb=peak_mb(), device_peak_mb=device_peak_mb(), versions=versions())
             raise SystemExit
         self.began = time.perf_counter()
 
@@ -33,3 +35,26 @@ class Turns:
 
     def _say(self, **what: Any) -> None:
         print(json.dumps(what), file=self.answers, flush=True)
+
+
+def peak_mb() -> float:
+    """Of this process alone: what `getrusage` says on Linux begins with the peak of the process that started it."""
+    if STATUS.exists():
+        return next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM")) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024**2
+
+
+def device_peak_mb() -> float:
+    import torch
+
+    return torch.cuda.max_memory_allocated() / 1024**2 if torch.cuda.is_available() else 0.0
+
+
+def versions() -> dict[str, str]:
+    found = {}
+    for name in ("torch", "transformers", "trl", "peft"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

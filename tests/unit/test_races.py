@@ -106,6 +106,7 @@ def test_the_limit_multiplies_what_the_model_multiplies(tiny_model_folder) -> No
     body = sum(m.weight.numel() for m in model.model.modules() if isinstance(m, torch.nn.Linear))
     head = model.lm_head.weight.numel()
     work = {
+        "group": [0, 1],
         "tokens": [[1] * 5, [1] * 7],
         "is_response": [[False] + [True] * 4, [False] * 7],
         "epochs": 2,
@@ -119,6 +120,10 @@ def test_the_limit_multiplies_what_the_model_multiplies(tiny_model_folder) -> No
     products.multiplied = 0
     limit.train_sft(products, work, layers)
     assert products.multiplied == 2 * 2 * (3 * 12 * body + 2 * 4 * head)
+
+    products.multiplied = 0
+    limit.forward(products, work | {"group": [0, 0], "tokens": [[1] * 5, [1] * 3 + [2] * 4]}, layers)
+    assert products.multiplied == 2 * (9 * body + 4 * head), "three of the twelve tokens are shared"
 
     products.multiplied = 0
     limit.decode(products, {"prompts": [[1] * 3, [1] * 2], "lengths": [1, 4]}, layers)
