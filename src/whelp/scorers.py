@@ -12,9 +12,10 @@ from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import ModelError, TrainingError
 from whelp.maths.shaping import aggregate
-from whelp.models.loading import has_vocabulary
+from whelp.models.loading import context_of, has_vocabulary
 from whelp.models.sources import resolve
 from whelp.rewards.base import Reward
+from whelp.rewards.classifier import load_classifier
 from whelp.rewards.compose import AgainstReference, WeightedSum, load_function
 from whelp.rewards.model import ModelReward, TextReward
 from whelp.rewards.rules import CheckerReward
@@ -65,6 +66,11 @@ def _part(name: str, learned: Reward | None, checker: Reward) -> Reward:
 
 def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> tuple[Reward, float]:
     """A reward model, and what made its scores of its raw logits."""
+    if not made_by_whelp(folder):
+        place.progress.say(f"{folder} was not made by whelp: it reads the answers' text, as transformers runs it")
+        compute, longest = place.compute, place.recipe.reward.max_length
+        longest = min(longest, context_of(folder) or longest)
+        return load_classifier(folder, compute.dtype, compute.device, longest), 1.0
     shares_tokens = has_vocabulary(engine.chat.tokenizer, folder)
     home = engine if shares_tokens else place.engine(folder, place.recipe.reward.max_length)
     members = members_in(folder)
@@ -85,6 +91,11 @@ def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> 
         )
         reward = TextReward(home, home.chat, name, shift, join)
     return reward, getattr(config, "reward_gain", 1.0)
+
+
+def made_by_whelp(folder: Path) -> bool:
+    """True of a reward model whose scored token is where whelp puts it."""
+    return "reward_gain" in read_json(folder / "config.json")
 
 
 def reward_engine(place: Workplace, folder: Path) -> LocalEngine:

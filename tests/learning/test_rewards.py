@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from pathlib import Path
 
@@ -128,29 +129,92 @@ def word_level(folder: Path) -> PreTrainedTokenizerFast:
     return fast
 
 
-def test_a_reward_model_with_another_tokenizer_reads_the_text(
-    recipe: Recipe, tiny_model_folder, tmp_path: Path
-) -> None:
-    """The oracle is `transformers`' own classifier on its own template."""
-    other = tmp_path / "other"
-    AutoModelForCausalLM.from_pretrained(tiny_model_folder("qwen3", seed=3)).save_pretrained(other)
-    fast = word_level(other)
-    classifier = AutoModelForSequenceClassification.from_pretrained(other, num_labels=1, pad_token_id=1)
-    torch.nn.init.normal_(classifier.score.weight, generator=torch.Generator().manual_seed(0))
-    classifier.save_pretrained(other)
+def classifier_of(base: Path, folder: Path, **config: object) -> AutoModelForSequenceClassification:
+    """A reward model with random weights, in the same family and of the same width as the model in `base`."""
+    AutoModelForCausalLM.from_pretrained(base).save_pretrained(folder)
+    made = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, pad_token_id=1)
+    torch.nn.init.normal_(made.score.weight, generator=torch.Generator().manual_seed(0))
+    for name, value in config.items():
+        setattr(made.config, name, value)
+    made.save_pretrained(folder)
+    return made.eval()
+
+
+def turns_of(sample: dict[str, str]) -> list[dict[str, str]]:
+    return [
+        {"role": "user", "content": sample["prompt"]},
+        {"role": "assistant", "content": sample["completion"]},
+    ]
+
+
+def samples_scored_by(recipe: Recipe, folder: Path, words: str) -> list[dict]:
+    """What PPO noted of its first answers, having said `words` of the reward model."""
     said = io.StringIO()
-    asked = ppo_of(recipe, "model", reward_model=str(other), total_episodes=16)
+    asked = ppo_of(recipe, "model", reward_model=str(folder), total_episodes=16)
     pipeline.run(asked, ["whelp", "ppo"], False, PlainProgress(said))
-    assert "has another tokenizer than the policy" in said.getvalue()
-    for sample in MetricsLog.read(Path(asked.output_dir) / "ppo" / "samples.jsonl"):
-        turns = [{"role": "user", "content": sample["prompt"]}, {"role": "assistant", "content": sample["completion"]}]
-        ids = fast.apply_chat_template(turns, tokenize=True, return_dict=False)
-        ids = ids[: len(ids) - list(reversed(ids)).index(fast.eos_token_id)]
-        with torch.no_grad():
-            expected = float(classifier.eval()(input_ids=torch.tensor([ids])).logits)
-        assert sample["score"] == pytest.approx(expected, abs=1e-4)
+    assert words in said.getvalue()
     before, after = (load_file(Path(f) / "model.safetensors") for f in (asked.model, Path(asked.output_dir) / "ppo"))
     assert any(not torch.equal(before[name], after[name]) for name in before if name in after)
+    found = MetricsLog.read(Path(asked.output_dir) / "ppo" / "samples.jsonl")
+    assert len({sample["score"] for sample in found}) > 2
+    return found
+
+
+def test_a_reward_model_of_whelp_with_another_tokenizer_reads_the_text(
+    recipe: Recipe, tiny_model_folder, tmp_path: Path
+) -> None:
+    """The oracle is `transformers`' own classifier on its own template, up to the end of the answer's turn."""
+    other = tmp_path / "other"
+    classifier = classifier_of(tiny_model_folder("qwen3", seed=3), other, reward_gain=1.0)
+    fast = word_level(other)
+    for sample in samples_scored_by(recipe, other, "has another tokenizer than the policy"):
+        ids = fast.apply_chat_template(turns_of(sample), tokenize=True, return_dict=False)
+        ids = ids[: len(ids) - list(reversed(ids)).index(fast.eos_token_id)]
+        with torch.no_grad():
+            expected = float(classifier(input_ids=torch.tensor([ids])).logits)
+        assert sample["score"] == pytest.approx(expected, abs=1e-4)
+
+
+SHOUTED = "{% for m in messages %}{{ 'the ' + m['role'] + ' ' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+"""A newline behind the last turn is read too: which token counts is the classifier's choice, not whelp's."""
+
+
+@pytest.mark.parametrize(
+    "kind", ["another tokenizer", "the policy's vocabulary", "a family that cannot be cut", "no template"]
+)
+def test_a_reward_model_of_others_scores_as_transformers_runs_it(
+    kind: str, recipe: Recipe, tiny_model_folder, tiny_tokenizer, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    torch.manual_seed(0)
+    match kind:
+        case "another tokenizer":
+            classifier_of(tiny_model_folder("qwen3", seed=3), other)
+            fast = word_level(other)
+            fast.chat_template = SHOUTED
+        case "the policy's vocabulary":
+            classifier_of(tiny_model_folder("llama", seed=3), other)
+            fast = copy.deepcopy(tiny_tokenizer)
+            fast.chat_template = SHOUTED
+        case _:
+            family = "gpt_neox" if kind != "no template" else "bert"
+            fast = word_level(other)
+            (other / "chat_template.jinja").unlink()
+            fast.chat_template = None if kind == "no template" else SHOUTED
+            config = AutoConfig.for_model(
+                family, vocab_size=len(fast), hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                intermediate_size=32, num_labels=1, pad_token_id=1, initializer_range=0.5,
+            )  # fmt: skip
+            AutoModelForSequenceClassification.from_config(config).save_pretrained(other)
+    fast.save_pretrained(other)
+    classifier = AutoModelForSequenceClassification.from_pretrained(other).eval()
+    for sample in samples_scored_by(recipe, other, "was not made by whelp"):
+        if kind == "no template":
+            inputs = fast(sample["prompt"], sample["completion"], return_tensors="pt")
+        else:
+            inputs = fast.apply_chat_template(turns_of(sample), return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            assert sample["score"] == pytest.approx(float(classifier(**inputs).logits), abs=1e-4)
 
 
 def test_a_critic_knows_nothing_before_it_learns(recipe: Recipe) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from engine_helpers import (
@@ -17,11 +19,15 @@ from engine_helpers import (
     slow_logprobs,
     weights_of,
 )
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from whelp.engines.base import ModelSpec, Term
 from whelp.engines.local import LocalEngine
 from whelp.errors import RunError
 from whelp.maths.preference import BradleyTerry
+from whelp.models.loading import load_tokenizer
+from whelp.text.chat import Chat, sequences
+from whelp.types import Message, Prompt
 
 # -- state ----------------------------------------------------------------------------------------------------------
 
@@ -126,3 +132,37 @@ def test_an_exported_ensemble_comes_back_scaled_by_its_gain(build, engine, tmp_p
     )
     with engine.hold(sequences) as held:
         assert not engine.rewards("anew", held).any()
+
+
+@pytest.mark.parametrize("members", [1, 2])
+@pytest.mark.parametrize("behind", ["", "\n"])
+def test_transformers_scores_a_conversation_by_the_exported_template(
+    behind, members, compute, tiny_model_folder, tiny_tokenizer, tmp_path
+):
+    """Some templates put a newline behind the last turn, and a classifier reads the last token."""
+    source = tmp_path / "source"
+    AutoModelForCausalLM.from_pretrained(tiny_model_folder("qwen2")).save_pretrained(source)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = tokenizer.chat_template.replace("'<|im_end|>' }}", f"'<|im_end|>{behind}' }}}}")
+    tokenizer.save_pretrained(source)
+    engine = LocalEngine(Chat(load_tokenizer(source)), compute)
+    spec = ModelSpec(source=source, head="scalar", trainable_layers=2, optimizer=STEADY, members=members, seed=3)
+    engine.add("m", spec)
+    prompt = Prompt("p", (Message("user", "hello there"),))
+    answers = ["I am fine.", "how are you today?"]
+    with engine.hold(sequences([engine.chat.answer(prompt, text) for text in answers], (0, 0))) as held:
+        engine.update([Term("m", held, preference_targets(2), BradleyTerry())], {"m": LR})
+        expected = 1.5 * engine.rewards("m", held)
+    engine.export("m", tmp_path / "reward", gain=1.5)
+
+    exported = AutoTokenizer.from_pretrained(tmp_path / "reward")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+    for text, score in zip(answers, expected[0].tolist(), strict=True):
+        turns = [{"role": "user", "content": "hello there"}, {"role": "assistant", "content": text}]
+        inputs = exported.apply_chat_template(turns, return_tensors="pt", return_dict=True)
+        with torch.no_grad():
+            found = float(model(**inputs).logits)
+        assert found == pytest.approx(score, abs=1e-4)
+    asked = exported.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+    assert asked == tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+    assert abs(float(expected[0, 0] - expected[0, 1])) > 1e-3

@@ -39,7 +39,8 @@ LM_NOTE = (
 )
 REWARD_NOTE = (
     "The logit of the last token of a rendered conversation is its reward, up to the constant `reward_shift` in config.json "
-    "(reward = logit - reward_shift). The run's manifest.json holds the exact recipe and data hashes."
+    "(reward = logit - reward_shift). Render the conversation with the tokenizer's chat template. Of an ensemble this is the "
+    "first member. The run's manifest.json holds the exact recipe and data hashes."
 )
 
 
@@ -59,9 +60,12 @@ def write_folder(
     from transformers import GenerationConfig
 
     from whelp.models.loading import load_tokenizer
+    from whelp.text.chat import close_template
 
     path.mkdir(parents=True, exist_ok=True)
     tokenizer = load_tokenizer(tokenizer_from)
+    if head == "scalar":
+        close_template(tokenizer)
     config.pad_token_id = tokenizer.pad_token_id
     config.architectures = [class_name(config, head)]
     _save(state, path / "model.safetensors")

@@ -40,7 +40,7 @@ PLAIN = (
 )
 """User: / Assistant: for tokenizers without a template; the tokenizer's eos token closes the assistant's turns."""
 
-LARGEST_GROUP = 8
+LARGEST_GROUP = 4
 """Sampled answers to one prompt that are computed together."""
 
 _ANSWER = "qwertz"
@@ -200,6 +200,15 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase) -> None:
             "answer; add one of them to its tokenizer_config.json"
         )
     tokenizer.chat_template = PLAIN
+
+
+def close_template(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Let a whole conversation end with the end of its last turn, where whelp scores it: some templates put a newline behind
+    that, and a classifier of `transformers` would read the newline."""
+    text = _text(tokenizer, (Message("user", "Hello"), Message("assistant", "Hi")))
+    if text != text.rstrip():
+        whole = "{% set whole %}" + str(tokenizer.chat_template) + "{% endset %}"
+        tokenizer.chat_template = whole + "{{ whole if add_generation_prompt else whole.rstrip() }}"
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
