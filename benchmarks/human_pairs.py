@@ -49,9 +49,8 @@ SETS = {
     "harmless": ("harmless_train",),
     "hh": ("helpful_train", "harmless_train"),
     "human": ("human_train",),
-    "all": ("helpful_train", "harmless_train", "human_train"),
 }
-"""Files by name (their stems)."""
+"""Files by name (their stems). The last holds every pair of the others, so that there is no set of all three."""
 SHARED = (
     "reward.num_train_epochs=1",
     "reward.learning_rate=2e-4",
@@ -291,7 +290,12 @@ def write_tables() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "tables"])
-    parser.add_argument("files", type=Path, nargs="*", help=f"pairs in jsonl files named {', '.join(SETS['all'])}")
+    parser.add_argument(
+        "files",
+        type=Path,
+        nargs="*",
+        help="pairs in jsonl files named " + ", ".join(sorted({stem for stems in SETS.values() for stem in stems})),
+    )
     parser.add_argument("--only", help="one trial: " + ", ".join(dict.fromkeys(t.name for t in TRIALS)))
     options = parser.parse_args()
     if options.command == "tables":
