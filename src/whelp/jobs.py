@@ -134,6 +134,8 @@ def reward_inputs(place: Workplace) -> dict[str, Input]:
 def reward_work(place: Workplace) -> dict[str, Any]:
     split = place.rankings
     place.tell(split.loaded)
+    if split.test is not None:
+        place.tell(split.test)
     place.progress.say(f"the reward model starts from {reward_source(place)}")
     train = with_one_id([*split.train, *rounds.labelled(place)])
     return train_reward_model(place, place.named("reward"), reward_source(place), train, split.held_out)
@@ -195,15 +197,14 @@ def train_reward_model(
     ppo = place.recipe.ppo
     sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
     gain, shifts = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
-    shift = sum(shifts) / len(shifts)
     noted: dict[str, Any] = {"reward_temperature": ppo.temperature} if has_policy else {}
     if config.members > 1:
         noted["reward_member_shifts"] = shifts
-    export(place, engine, "reward", name, gain=gain, reward_shift=shift, reward_gain=gain, **noted)
+    export(place, engine, "reward", name, gain=gain, reward_shift=shifts[0], reward_gain=gain, **noted)
     if result["n"]:
         for line in (result["verdict"], *controls.told(result)):
             place.progress.say(line)
-    return result | {"gain": gain, "shift": shift}
+    return result | {"gain": gain, "shift": shifts[0]}
 
 
 # -- ppo --------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from whelp.cli import show
 from whelp.config import RewardConfig
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.devices import Compute
@@ -54,12 +55,32 @@ def train(
     return reward.train(engine, chat, data, test, config, Stage(where, SilentProgress(), seed=0)), engine
 
 
-def test_a_known_ranking_is_recovered(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
+def test_a_known_ranking_is_recovered(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     result, engine = train(tiny_model_folder("llama"), chat, compute, tmp_path, rankings(160, 1), rankings(60, 2))
     assert result["accuracy_interval"]["low"] > 0.8
     assert result["trusted"], result["verdict"]
+    shuffled = {"mean": 0.51, "low": 0.44, "high": 0.58}
+    show.trust(result | {"shuffled": [shuffled], "learning_curve": [{"prompts": 8, "accuracy": shuffled}]})
+    said = capsys.readouterr().out.split("\n")
+    assert said[1] == result["verdict"]
+    rate = f"{result['accuracy']:.0%} ({result['accuracy_interval']['low']:.0%} to"
+    for words in (
+        f"right, in {result['n']:,} pairs of {result['prompts']:,} prompts",
+        "63% to 77%: it lies above",
+        "the surface of the answers alone",
+        "length alone",
+        f"calibration error                   {result['calibration']['error']:.3f}",
+        "score with length, at equal rank",
+        "trained on shuffled ranks           51% (44% to 58%)",
+        "trained on 8 prompts                51% (44% to 58%)",
+        "source  human",
+        rate,
+    ):
+        assert any(words in line for line in said), words
     gain, [shift] = reward.scale(engine, chat, rankings(160, 1), ())
-    with engine.hold(comparisons.render(chat, rankings(160, 1)[: reward.SCALE_PROMPTS])[0]) as held:
+    with engine.hold(comparisons.render(chat, reward.drawn(rankings(160, 1)))[0]) as held:
         scores = engine.rewards("reward", held).mean(0) * gain - shift
     assert float(scores.mean()) == pytest.approx(0.0, abs=1e-3)
     assert float(scores.std()) == pytest.approx(1.0, abs=1e-3)
@@ -151,7 +172,7 @@ def test_an_ensemble_learns_from_bootstraps_and_each_member_has_its_zero(
     assert each.min() > 0.75, "every member learned"
     assert (scores.std(0) > 1e-3).all(), "and no two the same"
     gain, shifts = reward.scale(engine, chat, data, ())
-    ranked = [chat.answer(r.prompt, text) for r in data[: reward.SCALE_PROMPTS] for text in r.completions]
+    ranked = [chat.answer(r.prompt, text) for r in reward.drawn(data) for text in r.completions]
     zeros = (reward.member_scores(engine, ranked) * gain).mean(1)
     assert shifts == pytest.approx(zeros.tolist(), abs=1e-4)
     assert max(shifts) - min(shifts) > 1e-2, "their zeros differ, or one shift would do"
@@ -223,7 +244,21 @@ def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     assert engine.models == {}, "none is kept"
     told = controls.told(found | {"train_prompts": 170, "accuracy_interval": {"mean": 0.9}})
     assert len(told) == 2
-    assert told[1].endswith("90% after 170.")
+    assert "90% after 170" in told[1]
+    assert "50% lies in 2 of 2 intervals" in told[0]
+    leaks = [{"mean": 0.6, "low": 0.55, "high": 0.66}] * 2
+    assert "A LEAK" in controls.told({"shuffled": leaks})[0]
+
+
+def test_what_a_doubling_of_the_prompts_brings() -> None:
+    assert controls.per_doubling([(100, 0.60), (200, 0.63), (800, 0.69)]) == pytest.approx(0.03)
+
+
+def test_the_scale_is_measured_on_prompts_from_everywhere() -> None:
+    chosen = reward.drawn(range(1000))
+    assert len(set(chosen)) == reward.SCALE_PROMPTS
+    assert min(chosen) < 100 < 900 < max(chosen)
+    assert sorted(reward.drawn(range(5))) == [0, 1, 2, 3, 4]
 
 
 def test_a_share_of_the_prompts_takes_all_their_rankings(

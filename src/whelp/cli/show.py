@@ -21,7 +21,9 @@ _COLUMN = 40
 def summary(result: RunSummary, stage: str | None = None) -> None:
     """What a command ends with: the numbers of a single stage, before and after, costs, and where it all lies."""
     if stage is not None:
-        metrics(stage, result.results.get(stage, {}))
+        found = result.results.get(stage, {})
+        trust(found)
+        metrics(stage, found)
     before_after(result.table)
     costs(result.costs)
     typer.echo(f"\nrun directory: {result.path}")
@@ -34,6 +36,53 @@ def metrics(stage: str, result: Mapping[str, Any]) -> None:
     numbers = [(key, value) for key, value in result.items() if isinstance(value, Real) and not isinstance(value, bool)]
     if numbers:
         table(f"Result of {stage}", ("metric", "value"), [(key, f"{value:.6g}") for key, value in numbers])
+
+
+def trust(result: Mapping[str, Any]) -> None:
+    """What a reward model is worth, the verdict first."""
+    if "verdict" not in result or isinstance(result.get("human_agreement"), list):  # of an older run
+        return
+    typer.echo(f"\n{result['verdict']}")
+    if not result.get("n"):
+        return
+    people, calibration, length = result["human_agreement"], result["calibration"], result["length_given_quality"]
+    table(
+        "Can it be trusted?",
+        ("measured on held-out pairs", "result"),
+        [
+            (f"right, in {result['n']:,} pairs of {result['prompts']:,} prompts", _rate(result["accuracy_interval"])),
+            ("people agree, in published studies", f"{people['low']:.0%} to {people['high']:.0%}: it {_AMONG[people['model']]}"),
+            ("the surface of the answers alone", _rate(result["surface"]["accuracy"])),
+            ("length alone", _rate(result["length"]["accuracy"])),
+            ("calibration error", f"{calibration['error']:.3f}, at temperature {calibration['temperature']:.2f}"
+             f" {calibration['error_after']:.3f}"),
+            ("score with length, at equal rank", f"{length['mean']:+.2f} ({length['low']:+.2f} to {length['high']:+.2f})"),
+            *(("trained on shuffled ranks", _rate(one)) for one in result.get("shuffled", [])),
+            *((f"trained on {one['prompts']:,} prompts", _rate(one["accuracy"])) for one in result.get("learning_curve", [])),
+        ],
+    )  # fmt: skip
+    parts = [("kind", result["by_category"]), ("source", result["by_source"])]
+    table(
+        "Where it is right",
+        ("", "name", "right", "prompts"),
+        [
+            (what, name, _rate(one["accuracy"]), one["accuracy"]["n"])
+            for what, names in parts
+            for name, one in names.items()
+        ],
+    )
+
+
+_AMONG = {
+    "below": "lies below",
+    "within": "lies within",
+    "above": "lies above: easier pairs than theirs, or a leak",
+    "overlaps": "reaches over an edge of that",
+}
+
+
+def _rate(interval: Mapping[str, float]) -> str:
+    return f"{interval['mean']:.0%} ({interval['low']:.0%} to {interval['high']:.0%})"
 
 
 def before_after(rows: Sequence[BeforeAfterRow]) -> None:

@@ -62,29 +62,32 @@ def partial_correlation(
     y: Float[Tensor, "N"],
     given: Float[Tensor, "N"],
     clusters: Int[Tensor, "N"],
+    drawn_by: Int[Tensor, "N"] | None = None,
     draws: int = 2000,
     seed: int = 0,
 ) -> Estimate:
     """Correlation of x and y within clusters where both have lost what `given` explains of them linearly, with the percentile
-    interval of a bootstrap over clusters. NaN where one of the three does not vary."""
+    interval of a bootstrap over clusters, or over what several of them share by `drawn_by`. NaN where one of the three does
+    not vary."""
     names, index = clusters.unique(return_inverse=True)
     columns = torch.stack([x, y, given]).double()
     size = torch.bincount(index).double()
     mean = torch.zeros(3, len(names), dtype=torch.float64).index_add_(1, index, columns) / size
     centred = columns - mean[:, index]
     products = torch.einsum("in,jn->ijn", centred, centred)
-    sums = torch.zeros(3, 3, len(names), dtype=torch.float64).index_add_(2, index, products)
+    units, unit = (clusters if drawn_by is None else drawn_by).unique(return_inverse=True)
+    sums = torch.zeros(3, 3, len(units), dtype=torch.float64).index_add_(2, unit, products)
 
     def correlation(total: Float[Tensor, "3 3 D"]) -> Float[Tensor, "D"]:
         spread = total.diagonal(dim1=0, dim2=1).T.sqrt()
         r = total / (spread[:, None] * spread[None])
         return (r[0, 1] - r[0, 2] * r[1, 2]) / ((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)).sqrt()
 
-    drawn = torch.randint(len(names), (draws, len(names)), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(len(units), (draws, len(units)), generator=torch.Generator().manual_seed(seed))
     found = correlation(sums[:, :, drawn].sum(3))
     ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
     low, high = torch.nanquantile(found, ends).tolist()
-    return Estimate(float(correlation(sums.sum(2, keepdim=True))), low, high, len(names))
+    return Estimate(float(correlation(sums.sum(2, keepdim=True))), low, high, len(units))
 
 
 def logistic_fit(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import linear_regression
 from typing import Any
 
 from whelp.config import RewardConfig
@@ -61,12 +63,25 @@ def told(metrics: Mapping[str, Any]) -> list[str]:
     lines = []
     if found := metrics.get("shuffled"):
         rates = ", ".join(f"{one['mean']:.0%} ({one['low']:.0%} to {one['high']:.0%})" for one in found)
-        lines.append(f"Trained on shuffled ranks it is right in {rates}: anything but 50% would be a leak.")
+        inside = sum(one["low"] <= 0.5 <= one["high"] for one in found)
+        judged = (
+            f"50% lies in {inside} of {len(found)} intervals" if inside else "A LEAK: none of these intervals holds 50%"
+        )
+        lines.append(f"Trained on shuffled ranks it is right in {rates}: {judged}.")
     if found := metrics.get("learning_curve"):
         points = [*found, {"prompts": metrics["train_prompts"], "accuracy": metrics["accuracy_interval"]}]
         rates = ", ".join(f"{one['accuracy']['mean']:.0%} after {one['prompts']}" for one in points)
-        lines.append(f"By the number of prompts it learned from it is right in {rates}.")
+        slope = 100 * per_doubling([(one["prompts"], one["accuracy"]["mean"]) for one in points])
+        lines.append(
+            f"By the number of prompts it learned from it is right in {rates}: {slope:+.1f} points a doubling."
+        )
     return lines
+
+
+def per_doubling(points: Sequence[tuple[int, float]]) -> float:
+    """What twice as many prompts bring, by the straight line through (log2 of the prompts, accuracy)."""
+    x, y = [math.log2(count) for count, _ in points], [rate for _, rate in points]
+    return linear_regression(x, y).slope if len(set(x)) > 1 else math.nan
 
 
 def shuffle(rankings: Sequence[Ranking], seed: int) -> list[Ranking]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,13 +15,14 @@ from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
 from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
-from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
+from whelp.stages.context import Stage, numbers, planned, shuffled, warmup_then_linear
 from whelp.stages.trust import measure
 from whelp.text.chat import Chat, Rendered, sequences
 from whelp.text.negatives import SOURCE, negatives
 from whelp.types import Demonstration, Prompt, Ranking
 
 SCALE_PROMPTS = 64
+Record = TypeVar("Record")
 
 
 def train(
@@ -123,22 +124,27 @@ def scale(
     Every member has a zero of its own, which differences in training leave open.
 
     `sampling` is how PPO will sample the engine's model "policy"; None where there is none. Measured on `SCALE_PROMPTS` of
-    each; prompts that fill the context alone are passed over. Without demonstrations or a policy the rankings' completions
-    stand in for what is missing.
+    each, drawn from all; prompts that fill the context alone are passed over. Without demonstrations or a policy the rankings'
+    completions stand in for what is missing.
     """
-    written = member_scores(engine, [chat.demonstration(d) for d in demonstrations[:SCALE_PROMPTS]])
+    some = drawn(rankings)
+    written = member_scores(engine, [chat.demonstration(d) for d in drawn(demonstrations)])
     sampled = torch.empty(1, 0)
     if sampling is not None:
-        prompts = [ranking.prompt for ranking in rankings[:SCALE_PROMPTS] if leaves_room(chat, ranking.prompt)]
+        prompts = [ranking.prompt for ranking in some if leaves_room(chat, ranking.prompt)]
         completions = list(engine.sample("policy", prompts, sampling))
         sampled = member_scores(engine, [chat.completion(chat.prompt(c.prompt), c.tokens) for c in completions])
     if not written.shape[1] or sampled.shape[1] < 2:
-        some = rankings[:SCALE_PROMPTS]
         ranked = member_scores(engine, [chat.answer(r.prompt, text) for r in some for text in r.completions])
         written = written if written.shape[1] else ranked
         sampled = sampled if sampled.shape[1] > 1 else ranked
     gain = float(1.0 / sampled.mean(0).std().clamp_min(1e-4))
     return gain, (gain * written.mean(1)).tolist()
+
+
+def drawn(records: Sequence[Record]) -> list[Record]:
+    """`SCALE_PROMPTS` of them: the first ones may all be of one kind."""
+    return [records[i] for i in shuffled(len(records), 0, 0)[:SCALE_PROMPTS]]
 
 
 def leaves_room(chat: Chat, prompt: Prompt) -> bool:

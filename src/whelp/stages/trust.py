@@ -14,7 +14,7 @@ from whelp.engines.base import Engine, Held
 from whelp.maths.calibration import expected_calibration_error, reliability, temperature, tempered
 from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit, partial_correlation, wilson
 from whelp.monitors.surface import features
-from whelp.stages.comparisons import by_prompt, render, right, strict_pairs
+from whelp.stages.comparisons import by_prompt, prompts_of, render, right, strict_pairs
 from whelp.text.chat import Chat
 from whelp.text.negatives import KINDS, negatives
 from whelp.types import Ranking
@@ -61,7 +61,10 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
         "surface": {"accuracy": clustered_bootstrap(surface, pairs.cluster).as_dict()},
         "length": {"accuracy": clustered_bootstrap(right(pairs.length_margin), pairs.cluster).as_dict()},
         "advantage": advantage.as_dict(),
-        "human_agreement": list(HUMAN_AGREEMENT),
+        "human_agreement": {
+            **dict(zip(("low", "high"), HUMAN_AGREEMENT, strict=True)),
+            "model": beside_people(overall),
+        },
         "by_category": accuracy_by(pairs.category, model, pairs.cluster),
         "by_source": accuracy_by(pairs.source, model, pairs.cluster),
         "calibration": calibration(pairs.margin, pairs.cluster),
@@ -109,11 +112,12 @@ def calibration(margin: Float[Tensor, "N"], cluster: Tensor) -> dict[str, Any]:
 
 
 def length_given_quality(scores: Float[Tensor, "B"], rankings: Sequence[Ranking]) -> Estimate:
-    """Correlation of score and length among answers to one prompt, at equal rank: above 0, the model pays for length as such."""
+    """Correlation of score and length among answers that were ranked together, at equal rank: above 0, the model pays for length
+    as such. The interval draws prompts with all their rankings."""
     words = torch.tensor([float(len(text.split())) for ranking in rankings for text in ranking.completions])
     rank = torch.tensor([float(rank) for ranking in rankings for rank in ranking.ranks])
-    prompt = torch.tensor([g for g, ranking in enumerate(rankings) for _ in ranking.completions])
-    return partial_correlation(scores, words, rank, prompt)
+    ranked = torch.tensor([g for g, ranking in enumerate(rankings) for _ in ranking.completions])
+    return partial_correlation(scores, words, rank, ranked, torch.tensor(prompts_of(rankings))[ranked])
 
 
 def above_negatives(engine: Engine, chat: Chat, held_out: Sequence[Ranking]) -> dict[str, dict[str, float]]:
@@ -165,6 +169,16 @@ def length_scores(rankings: Sequence[Ranking], texts: Sequence[str]) -> Float[Te
     shorter = sum(len(pair.chosen.split()) < len(pair.rejected.split()) for pair in pairs)
     sign = 1.0 if longer >= shorter else -1.0
     return sign * torch.tensor([float(len(text.split())) for text in texts])
+
+
+def beside_people(accuracy: Estimate) -> str:
+    """Where a model stands among people: its interval lies below, within or above their band, or reaches over its edges."""
+    low, high = HUMAN_AGREEMENT
+    if accuracy.high < low:
+        return "below"
+    if accuracy.low > high:
+        return "above"
+    return "within" if low <= accuracy.low and accuracy.high <= high else "overlaps"
 
 
 def verdict(advantage: Estimate) -> str:
