@@ -48,6 +48,7 @@ class ClassifierReward:
 
     def encode(self, completion: Completion) -> dict[str, list[int]]:
         turns = [{"role": m.role, "content": m.content} for m in completion.prompt.messages]
+        whole: Any
         if self.tokenizer.chat_template is None:
             said = "\n\n".join(turn["content"] for turn in turns)
             whole = self.tokenizer(said, completion.text)
