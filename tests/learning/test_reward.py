@@ -71,12 +71,14 @@ def test_a_known_ranking_is_recovered(
         "63% to 77%: it lies above",
         "the surface of the answers alone",
         "length alone",
-        f"calibration error                   {result['calibration']['error']:.3f}",
+        "calibration error",
         "score with length, at equal rank",
-        "trained on shuffled ranks           51% (44% to 58%)",
-        "trained on 8 prompts                51% (44% to 58%)",
+        "trained on shuffled ranks",
+        "trained on 8 prompts",
         "source  human",
         rate,
+        f"{result['calibration']['error']:.3f}, at temperature",
+        "51% (44% to 58%)",
     ):
         assert any(words in line for line in said), words
     gain, [shift] = reward.scale(engine, chat, rankings(160, 1), ())
@@ -245,7 +247,9 @@ def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     told = controls.told(found | {"train_prompts": 170, "accuracy_interval": {"mean": 0.9}})
     assert len(told) == 2
     assert "90% after 170" in told[1]
-    assert "50% lies in 2 of 2 intervals" in told[0]
+    inside = [one for one in found["shuffled"] if one["low"] <= 0.5 <= one["high"]]
+    assert inside
+    assert f"50% lies in {len(inside)} of 2 intervals" in told[0]
     leaks = [{"mean": 0.6, "low": 0.55, "high": 0.66}] * 2
     assert "A LEAK" in controls.told({"shuffled": leaks})[0]
 

@@ -40,12 +40,13 @@ def metrics(stage: str, result: Mapping[str, Any]) -> None:
 
 def trust(result: Mapping[str, Any]) -> None:
     """What a reward model is worth, the verdict first."""
-    if "verdict" not in result or isinstance(result.get("human_agreement"), list):  # of an older run
+    if "verdict" not in result:
         return
     typer.echo(f"\n{result['verdict']}")
-    if not result.get("n"):
+    people = result.get("human_agreement")
+    if not isinstance(people, Mapping):  # nothing was held out, or the run is older than this table
         return
-    people, calibration, length = result["human_agreement"], result["calibration"], result["length_given_quality"]
+    calibration, length = result["calibration"], result["length_given_quality"]
     table(
         "Can it be trusted?",
         ("measured on held-out pairs", "result"),
