@@ -12,10 +12,10 @@ from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import ModelError, TrainingError
 from whelp.maths.shaping import aggregate
-from whelp.models.loading import context_of, has_vocabulary
+from whelp.models.loading import context_of, has_vocabulary, load_classifier
 from whelp.models.sources import resolve
 from whelp.rewards.base import Reward
-from whelp.rewards.classifier import load_classifier
+from whelp.rewards.classifier import ClassifierReward
 from whelp.rewards.compose import AgainstReference, WeightedSum, load_function
 from whelp.rewards.model import ModelReward, TextReward
 from whelp.rewards.rules import CheckerReward
@@ -68,9 +68,9 @@ def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> 
     """A reward model, and what made its scores of its raw logits."""
     if not made_by_whelp(folder):
         place.progress.say(f"{folder} was not made by whelp: it reads the answers' text, as transformers runs it")
-        compute, longest = place.compute, place.recipe.reward.max_length
+        longest = place.recipe.reward.max_length
         longest = min(longest, context_of(folder) or longest)
-        return load_classifier(folder, compute.dtype, compute.device, longest), 1.0
+        return ClassifierReward(*load_classifier(folder, place.compute), longest), 1.0
     shares_tokens = has_vocabulary(engine.chat.tokenizer, folder)
     home = engine if shares_tokens else place.engine(folder, place.recipe.reward.max_length)
     members = members_in(folder)

@@ -180,17 +180,30 @@ def _load(path: Path, head: str, compute: Compute) -> tuple[Pretrained, bool]:
     return model.to(compute.device).eval(), is_classifier
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, with a chat template and with a pad token that ends no turn."""
+def load_classifier(path: Path, compute: Compute) -> tuple[Pretrained, PreTrainedTokenizerBase]:
+    """A sequence classifier of one label and its tokenizer, as they lie there. Raises `ModelError` as `load_source` does."""
+    model, _ = _load(path, "scalar", compute)
+    tokenizer = _tokenizer(path)
+    if tokenizer.pad_token_id is not None:
+        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer
+
+
+def _tokenizer(path: Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
-    from whelp.text.chat import ensure_template, pad_id
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or ["no reason given"])[0]
         raise ModelError(f"cannot load a tokenizer from {path}: {reason}") from error
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder, with a chat template and with a pad token that ends no turn."""
+    from whelp.text.chat import ensure_template, pad_id
+
+    tokenizer = _tokenizer(path)
     ensure_template(tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id(tokenizer))
     return tokenizer

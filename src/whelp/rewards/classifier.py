@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.engines.base import Held
-from whelp.errors import ModelError
 from whelp.types import Completion
 
 if TYPE_CHECKING:
@@ -56,20 +54,3 @@ class ClassifierReward:
             turns.append({"role": "assistant", "content": completion.text})
             whole = self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
         return {key: value[-self.max_length :] for key, value in whole.items()}
-
-
-def load_classifier(folder: Path, dtype: torch.dtype, device: torch.device, max_length: int) -> ClassifierReward:
-    """Raises `ModelError` where the folder holds no sequence classifier of one label in safetensors."""
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-    try:
-        model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=dtype, use_safetensors=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        raise ModelError(f"cannot load a reward model from {folder}: {reason}") from error
-    if model.config.num_labels != 1:
-        raise ModelError(f"{folder} is a classifier of {model.config.num_labels} labels; a reward model has one.")
-    if tokenizer.pad_token_id is not None:
-        model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    return ClassifierReward(model.to(device).eval(), tokenizer, max_length)

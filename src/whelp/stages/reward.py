@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,14 +15,13 @@ from whelp.engines.base import Engine, Held, Metrics, SamplingParams, Term
 from whelp.errors import DataError
 from whelp.maths.preference import BradleyTerry
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
-from whelp.stages.context import Stage, numbers, planned, shuffled, warmup_then_linear
+from whelp.stages.context import Record, Stage, numbers, planned, shuffled, warmup_then_linear
 from whelp.stages.trust import measure
 from whelp.text.chat import Chat, Rendered, sequences
 from whelp.text.negatives import SOURCE, negatives
 from whelp.types import Demonstration, Prompt, Ranking
 
 SCALE_PROMPTS = 64
-Record = TypeVar("Record")
 
 
 def train(
