@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import linear_regression, median
@@ -20,16 +19,12 @@ from typing import Any
 
 import matplotlib
 import torch
-from races import DOCS, FOUR, Race, Side, Work, contest, machine, ppo_iteration, scoring, slug
+from races import DOCS, FOUR, Race, Side, Work, contest, machine, ppo_iteration, scoring, slug, start
 from results import RECORDS, ROOT, table, write_between
 
-from whelp.engines.devices import physical_cores
 from whelp.models.sources import resolve
-from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
-from whelp.runs.manifest import Run
-from whelp.workplace import Workplace
 
 PLOT = ROOT / "docs" / "growth.svg"
 MODELS = ROOT / "runs" / "growth"
@@ -52,10 +47,7 @@ ROWS = 16
 
 
 def point(series: str, x: int) -> dict[str, float]:
-    settings = [f"model={random_model(x)}"] if series == "millions of weights" else []
-    place = Workplace(load_recipe("assistant", settings), Run(Path(tempfile.mkdtemp())), PlainProgress())
-    dtype = str(place.compute.dtype).removeprefix("torch.")
-    common = {"model": str(place.base), "dtype": dtype, "threads": physical_cores(), "settings": {}}
+    place, common = start(*([f"model={random_model(x)}"] if series == "millions of weights" else []))
     side, work = FOUR, common | ppo_iteration(place)
     match series:
         case "batch":

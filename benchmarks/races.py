@@ -259,16 +259,21 @@ def contest(race: Race, work: Work, rounds: int = ROUNDS) -> dict[str, Any]:
     }
 
 
+def start(*overrides: str) -> tuple[Workplace, Work]:
+    """Where the default recipe would run, and what all sides are told of it."""
+    place = Workplace(load_recipe("assistant", overrides), Run(Path(tempfile.mkdtemp())), PlainProgress())
+    dtype = str(place.compute.dtype).removeprefix("torch.")
+    return place, {"model": str(place.base), "dtype": dtype, "threads": physical_cores(), "settings": {}}
+
+
 def run(race: Race) -> dict[str, Any]:
-    place = Workplace(load_recipe("assistant", []), Run(Path(tempfile.mkdtemp())), PlainProgress())
-    dtype, threads = str(place.compute.dtype).removeprefix("torch."), physical_cores()
-    work = {"model": str(place.base), "dtype": dtype, "threads": threads, "settings": {}} | race.work(place)
+    place, common = start()
     return {
         "machine": machine(),
-        "dtype": dtype,
-        "threads": threads,
+        "dtype": common["dtype"],
+        "threads": common["threads"],
         "commit": commit(),
-        **contest(race, work),
+        **contest(race, common | race.work(place)),
     }
 
 

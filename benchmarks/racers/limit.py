@@ -8,14 +8,13 @@ leave them out, so 100% cannot be reached.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from turns import Turns
+from turns import Turns, asked
 
 from whelp.models.layout import shared
 
@@ -125,7 +124,7 @@ KINDS: dict[str, Callable[[Products, dict[str, Any], int], None]] = {
 
 def main() -> None:
     turns = Turns()
-    work, side = json.loads(Path(sys.argv[1]).read_text()), json.loads(sys.argv[2])
+    work, side = asked()
     torch.set_num_threads(work["threads"])
     products = Products(json.loads((Path(work["model"]) / "config.json").read_text()), getattr(torch, work["dtype"]))
     layers = side.get("layers", len(products.layers))

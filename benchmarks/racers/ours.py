@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from turns import Turns
+from turns import Turns, asked
 
 from whelp.engines import local
 from whelp.engines.base import SamplingParams
@@ -167,7 +166,7 @@ KINDS: dict[str, Callable[[Workplace, dict[str, Any]], Iterator[Counts]]] = {
 
 def main() -> None:
     turns = Turns()
-    work, side = json.loads(Path(sys.argv[1]).read_text()), json.loads(sys.argv[2])
+    work, side = asked()
     counts = KINDS[work["kind"]](workplace(work, side), work)
     while True:
         turns.wait()

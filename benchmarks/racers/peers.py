@@ -9,12 +9,9 @@ TRL's trainers run as they are; a callback holds them between two turns.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -28,7 +25,7 @@ from transformers import (
     LogitsProcessor,
     TrainerCallback,
 )
-from turns import Turns
+from turns import Turns, asked
 
 FOREVER = 10_000
 MICRO = 8
@@ -215,7 +212,7 @@ KINDS: dict[str, Callable[[Turns, Work, Work], None]] = {
 
 def main() -> None:
     turns = Turns()
-    work, side = json.loads(Path(sys.argv[1]).read_text()), json.loads(sys.argv[2])
+    work, side = asked()
     torch.set_num_threads(work["threads"])
     torch.manual_seed(0)
     KINDS[work["kind"]](turns, work, side)

@@ -14,6 +14,11 @@ from typing import Any
 STATUS = Path("/proc/self/status")
 
 
+def asked() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is to be done, and with which settings: `python SCRIPT WORK SIDE`."""
+    return json.loads(Path(sys.argv[1]).read_text()), json.loads(sys.argv[2])
+
+
 class Turns:
     """Waits for its turn on standard input and answers on standard output; whatever a library prints goes to standard error."""
 
