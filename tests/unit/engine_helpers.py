@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 from torch import nn
 
@@ -78,3 +79,18 @@ def assert_rows(table: torch.Tensor, rows: list[list[float]], atol: float = 1e-5
     for found, expected in zip(table, rows, strict=True):
         torch.testing.assert_close(found[: len(expected)], torch.tensor(expected), rtol=1e-5, atol=atol)
         assert not found[len(expected) :].any()
+
+
+def assert_values_and_rewards(engine: LocalEngine, sequences: Sequences, model: nn.Module) -> None:
+    """Of the engine's models "value" and "reward", against the whole model one sequence at a time."""
+    with engine.hold(sequences) as held:
+        values, rewards = engine.values("value", held), engine.rewards("reward", held)
+    heads = [m.head.linear.weight[0] for m in engine.models["reward"].members]
+    value_head = engine.models["value"].members[0].head.linear.weight[0]
+    expected = []
+    for b, (tokens, mask) in enumerate(zip(sequences.tokens, sequences.is_response, strict=True)):
+        with torch.no_grad():
+            hidden = model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0].float()
+        expected.append([float(hidden[t - 1] @ value_head) for t, flag in enumerate(mask) if flag])
+        assert rewards[:, b].tolist() == pytest.approx([float(hidden[-1] @ h) for h in heads], rel=1e-4, abs=1e-4)
+    assert_rows(values, expected, atol=1e-4)

@@ -8,19 +8,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from engine_helpers import FAMILIES, LR, assert_rows, response_table, sequences_of, sft_term, slow_logprobs
-from torch import nn
+from engine_helpers import (
+    FAMILIES,
+    LR,
+    assert_rows,
+    assert_values_and_rewards,
+    response_table,
+    sequences_of,
+    sft_term,
+    slow_logprobs,
+)
 
 from whelp.engines.base import ModelSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.types import Message, Prompt, Sequences
 
 # -- scoring --------------------------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def slow_hidden(model: nn.Module, tokens) -> torch.Tensor:
-    return model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0].float()
 
 
 @pytest.mark.parametrize("trainable_layers", [2, "all"])
@@ -56,16 +59,7 @@ def test_values_and_rewards(family, engine, tiny_model_folder, whole_model):
     model = whole_model(folder)
     engine.add("value", ModelSpec(source=folder, head="scalar", trainable_layers=2))
     engine.add("reward", ModelSpec(source=folder, head="scalar", trainable_layers=2, members=3, seed=5))
-    with engine.hold(sequences) as held:
-        values, rewards = engine.values("value", held), engine.rewards("reward", held)
-    heads = [m.head.linear.weight[0] for m in engine.models["reward"].members]
-    value_head = engine.models["value"].members[0].head.linear.weight[0]
-    expected = []
-    for b, (tokens, mask) in enumerate(zip(sequences.tokens, sequences.is_response, strict=True)):
-        hidden = slow_hidden(model, tokens)
-        expected.append([float(hidden[t - 1] @ value_head) for t, flag in enumerate(mask) if flag])
-        assert rewards[:, b].tolist() == pytest.approx([float(hidden[-1] @ h) for h in heads], rel=1e-4, abs=1e-4)
-    assert_rows(values, expected, atol=1e-4)
+    assert_values_and_rewards(engine, sequences, model)
 
 
 def test_a_selection_is_the_same_rows(build):

@@ -12,6 +12,7 @@ from engine_helpers import (
     LR,
     PAIRS,
     assert_rows,
+    assert_values_and_rewards,
     preference_targets,
     response_table,
     sft_term,
@@ -89,17 +90,7 @@ def test_values_and_rewards_of_answers_that_share_a_prompt(members, chat, comput
     engine, model = LocalEngine(chat, compute), whole_model(folder)
     engine.add("value", ModelSpec(source=folder, head="scalar", trainable_layers=2))
     engine.add("reward", ModelSpec(source=folder, head="scalar", trainable_layers=2, members=members, seed=5))
-    with engine.hold(twice) as held:
-        values, rewards = engine.values("value", held), engine.rewards("reward", held)
-    heads = [m.head.linear.weight[0] for m in engine.models["reward"].members]
-    value_head = engine.models["value"].members[0].head.linear.weight[0]
-    expected = []
-    for b, (tokens, mask) in enumerate(zip(twice.tokens, twice.is_response, strict=True)):
-        with torch.no_grad():
-            hidden = model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0]
-        expected.append([float(hidden[t - 1] @ value_head) for t, flag in enumerate(mask) if flag])
-        assert rewards[:, b].tolist() == pytest.approx([float(hidden[-1] @ h) for h in heads], rel=1e-4, abs=1e-4)
-    assert_rows(values, expected, atol=1e-4)
+    assert_values_and_rewards(engine, twice, model)
 
 
 def test_two_threads_learn_the_same_bits_from_answers_to_one_prompt(chat, tiny_model_folder):
