@@ -19,8 +19,8 @@ from typing import Any
 
 import matplotlib
 import torch
-from races import DOCS, FOUR, Race, Side, Work, contest, machine, ppo_iteration, scoring, slug, start
-from results import RECORDS, ROOT, table, write_between
+from races import DOCS, FOUR, Race, Side, Work, contest, ppo_iteration, scoring, slug, start
+from results import RECORDS, ROOT, machine, table, write_between
 
 from whelp.models.sources import resolve
 from whelp.recipes import load_recipe

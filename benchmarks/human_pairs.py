@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from results import DOCS, ROOT, percent, points, table, write_between
+from results import DOCS, ROOT, commit, machine, percent, points, table, write_between
 from scipy.stats import binomtest
 from torch import Tensor
 
@@ -90,6 +90,12 @@ TRIALS = (
     Trial("batch-16", "sixteen pairs a step", ("reward.per_step_batch_size=16",)),
     Trial("cut-256", "no more than the last 256 tokens", ("reward.max_length=256",)),
     Trial("layers-8", "eight layers", ("trainable_layers=8",)),
+    Trial("layers-8-two", "eight layers, two epochs", ("trainable_layers=8", "reward.num_train_epochs=2")),
+    Trial(
+        "default",
+        "eight layers, 3e-4, eight pairs a step: the recipe's own",
+        ("trainable_layers=8", "reward.learning_rate=3e-4", "reward.per_step_batch_size=8"),
+    ),
     Trial("sft", "from the SFT model", model=ROOT / "runs" / "results" / "assistant-0" / "sft"),
     Trial("lm", "and the chosen answers as a language model's, weight 0.1", lm_coef=0.1),
     Trial("full", "all layers, 5e-5", ("trainable_layers=all", "reward.learning_rate=5e-5")),
@@ -230,6 +236,9 @@ def run(trial: Trial, of: str, fold: int, pairs: Sequence[Ranking]) -> dict[str,
     found = compare(answer_scores(engine, engine.chat, held_out), train, held_out)
     return {
         "what": trial.what,
+        "seed": recipe.seed,
+        "machine": machine(),
+        "commit": commit(),
         "steps": trained["steps"],
         "seconds": seconds,
         "first": [said_first(ranking) for ranking in held_out if len(set(ranking.ranks)) > 1],

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import random
 import re
 import subprocess
@@ -30,9 +29,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 from environments import CURRENT, PPO, python_of
-from results import RECORDS, ROOT, commit, table, write_between
+from results import RECORDS, ROOT, commit, machine, table, write_between
 
 from whelp.engines.devices import physical_cores
 from whelp.progress import PlainProgress
@@ -287,14 +285,6 @@ def refuse_unequal(race: Race, turns: dict[str, list[dict[str, Any]]]) -> None:
                     f"{race.name}: {side.name} has {name} {turns[side.name][-1][name]}, {race.sides[0].name} {mine[name]}; "
                     "expected as many."
                 )
-
-
-def machine() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    name = re.search(r"model name\s*: (.+)", described)
-    return f"{physical_cores()} cores of {name[1] if name else platform.processor()}"
 
 
 def slug(text: str) -> str:

@@ -12,6 +12,8 @@ and hashes of its data. A run whose recipe or data are not today's counts as mis
 from __future__ import annotations
 
 import argparse
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from typing import Any
 import torch
 
 from whelp.config import Recipe
+from whelp.engines.devices import physical_cores
 from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.recipes import load_recipe
 from whelp.runs.files import canonical_json, read_json, sha256_file, write_json_atomic, write_text_atomic
@@ -283,6 +286,14 @@ def _mean(values: Iterable[float]) -> float:
 
 def commit() -> str:
     return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=ROOT, text=True).strip()
+
+
+def machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    name = re.search(r"model name\s*: (.+)", described)
+    return f"{physical_cores()} cores of {name[1] if name else platform.processor()}"
 
 
 def percent(estimate: Estimate) -> str:
