@@ -348,10 +348,15 @@ def ppo_optimizer(config: PPOConfig) -> OptimizerSpec:
 
 
 def tell_truncated(place: Workplace, result: Mapping[str, Any], section: str) -> None:
-    if result["truncated"]:
-        place.progress.warn(
-            f"{result['truncated']} texts are longer than {section}.max_length or the model's context and lost their start"
-        )
+    """Tell what `section`.max_length or the model's context cut off, if anything."""
+    lost_end, held_out = result["lost_end"], result.get("held_out_truncated", 0)
+    if not result["truncated"] and not held_out:
+        return
+    also = f", and {held_out} held-out ones," if held_out else ""
+    place.progress.warn(
+        f"{result['truncated']} texts{also} are longer than {section}.max_length or the model's context: "
+        f"{result['truncated'] - lost_end} lost their start, {lost_end} the end of an answer that is too long alone"
+    )
 
 
 def export(place: Workplace, engine: LocalEngine, model: str, stage: str, **extra: Any) -> None:

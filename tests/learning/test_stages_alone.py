@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -245,8 +246,24 @@ def test_an_ensemble_goes_through_the_pipeline(recipe: Recipe) -> None:
     assert (Path(recipe.output_dir) / "reward" / "member-1" / "model.safetensors").is_file()
 
 
-def test_texts_that_lost_their_start_are_counted(recipe: Recipe) -> None:
-    assert "lost their start" in heard(only(changed(recipe, "sft", max_length=8), "sft"))
+def too_long(told: str) -> dict[str, int]:
+    """What a stage told of texts longer than the context."""
+    found = re.search(
+        r"(?P<texts>\d+) texts(?:, and (?P<held_out>\d+) held-out ones,)? are longer than .*: (?P<start>\d+) lost their start, "
+        r"(?P<end>\d+) the end",
+        told,
+    )
+    assert found, told
+    return {name: int(count or 0) for name, count in found.groupdict().items()}
+
+
+def test_texts_that_lost_their_start_or_their_end_are_counted(recipe: Recipe, tmp_path: Path) -> None:
+    def row(asked: int, answered: int) -> dict[str, str]:
+        return {"prompt": " ".join(f"{asked}{i}" for i in range(asked)), "completion": "yes " * answered}
+
+    file = write_jsonl(tmp_path / "long.jsonl", [row(40, 1), row(41, 1), row(42, 1), row(1, 60), row(2, 60), row(1, 1)])
+    long = changed(recipe, "sft", max_length=24, test_fraction=0.0, train_file=str(file))
+    assert too_long(heard(only(long, "sft"))) == {"texts": 5, "held_out": 0, "start": 3, "end": 2}
 
 
 def test_a_long_ranking_prompt_does_not_break_the_scale(recipe: Recipe, data: Path, tmp_path: Path) -> None:
@@ -254,7 +271,9 @@ def test_a_long_ranking_prompt_does_not_break_the_scale(recipe: Recipe, data: Pa
     rows += [{"prompt": f"{i} " + "long " * 60, "completions": ["yes", "nah"], "ranks": [1, 2]} for i in range(8)]
     file = write_jsonl(tmp_path / "rankings.jsonl", rows)
     long = only(changed(recipe, "reward", train_file=str(file), max_length=48), "sft", "reward")
-    assert "lost their start" in heard(long)
+    found = too_long(heard(long))
+    assert found["texts"] + found["held_out"] == 16
+    assert found["start"] == found["texts"]
 
 
 # -- a full disk, a late Ctrl-C ---------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ def write_training(run: Path) -> None:
         ],
     )
     put(run / "sft/metrics.json", {"train_loss": 1.31, "test_loss_before": 3.02, "test_loss": 1.58, "sequences": 520,
-                                   "response_tokens": 24310, "truncated": 0, "steps": 99})  # fmt: skip
+                                   "response_tokens": 24310, "truncated": 0, "lost_end": 0, "steps": 99})  # fmt: skip
     put_lines(
         run / "reward/metrics.jsonl",
         [

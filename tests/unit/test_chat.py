@@ -110,7 +110,7 @@ def test_tokens_are_those_of_apply_chat_template(messages):
     rendered = CHAT.render(messages)
     assert list(rendered.tokens) == expected
     assert rendered.tokens[-1] == TOKENIZER.convert_tokens_to_ids("<|im_end|>")
-    assert not rendered.is_truncated
+    assert rendered.lost == ""
     assert CHAT.demonstration(Demonstration("d-1", messages)) == rendered
 
 
@@ -306,7 +306,7 @@ class TestMaxLength:
 
     def test_the_prompt_is_cut_at_its_left(self):
         cut = self.rendered(len(self.whole.tokens) - 2)
-        assert cut.is_truncated
+        assert cut.lost == "start"
         assert cut.tokens == self.whole.tokens[2:]
         assert cut.is_response == self.whole.is_response[2:]
 
@@ -314,7 +314,7 @@ class TestMaxLength:
     def test_a_response_that_is_too_long_is_cut_at_its_right(self, kept):
         begin = self.whole.is_response.index(True)
         cut = self.rendered(kept + 1)
-        assert cut.is_truncated
+        assert cut.lost == "end"
         assert cut.tokens == self.whole.tokens[begin - 1 : begin + kept]
         assert cut.is_response == (False, *[True] * kept)
 
@@ -323,7 +323,7 @@ class TestMaxLength:
         whole = CHAT.render(messages)
         for max_length in range(2, len(whole.tokens)):
             cut = Chat(TOKENIZER, max_length=max_length).render(messages)
-            assert cut.is_truncated
+            assert cut.lost
             assert len(cut.tokens) == len(cut.is_response) == max_length
             assert not cut.is_response[0]
             assert any(cut.is_response)

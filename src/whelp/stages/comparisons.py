@@ -11,15 +11,15 @@ from torch import Tensor
 
 from whelp.maths.preference import PreferenceTargets
 from whelp.maths.stats import clusters_of
-from whelp.text.chat import Chat, sequences
+from whelp.text.chat import Chat, sequences, truncated
 from whelp.types import Ranking, Sequences
 
 
-def render(chat: Chat, rankings: Sequence[Ranking]) -> tuple[Sequences, int]:
-    """All completions of all rankings in order, those of one prompt in one group; and how many lost their start."""
+def render(chat: Chat, rankings: Sequence[Ranking]) -> tuple[Sequences, dict[str, int]]:
+    """All completions of all rankings in order, those of one prompt in one group; and how many were too long."""
     rendered = [chat.answer(r.prompt, text) for r in rankings for text in r.completions]
     group = [g for g, r in enumerate(rankings) for _ in r.completions]
-    return sequences(rendered, group), sum(r.is_truncated for r in rendered)
+    return sequences(rendered, group), truncated(rendered)
 
 
 def rows_by_ranking(rankings: Sequence[Ranking]) -> list[list[int]]:

@@ -32,7 +32,7 @@ def train(
         len(rankings), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
     )
     rankings = [rankings[i] for i in used]
-    data, truncated = render(chat, rankings)
+    data, too_long = render(chat, rankings)
     rows_of = rows_by_ranking(rankings)
     loss = DPOLoss(config.beta)
     start, _ = stage.resume(engine)
@@ -55,7 +55,7 @@ def train(
     return {
         **measure(engine, chat, held_out, config.beta),
         "train_prompts": len(rankings),
-        "truncated": truncated,
+        **too_long,
         "steps": len(batches),
     }
 

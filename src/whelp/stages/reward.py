@@ -40,7 +40,7 @@ def train(
     )
     learned = [learned[i] for i in used]
     rankings = [ranking for ranking in learned if ranking.source != SOURCE]
-    data, truncated = render(chat, learned)
+    data, too_long = render(chat, learned)
     rows_of = rows_by_ranking(learned)
     loss = BradleyTerry(config.center_rewards_coefficient)
     drawn = bootstraps(prompts_of(learned), config.members, stage.seed)
@@ -61,7 +61,8 @@ def train(
         "train_rankings": len(rankings),
         "train_pairs": sum(len(ranking.pairs()) for ranking in rankings),
         "train_negatives": sum(len(ranking.completions) - 1 for ranking in learned if ranking.source == SOURCE),
-        "truncated": truncated,
+        **too_long,
+        "held_out_truncated": render(chat, held_out)[1]["truncated"],
         "steps": len(batches),
     }
 

@@ -12,7 +12,7 @@ from whelp.engines.base import Engine, Held, Term
 from whelp.maths.masked import masked_sum
 from whelp.maths.sft import CrossEntropy, SFTTargets
 from whelp.stages.context import Stage, numbers, planned, warmup_then_linear
-from whelp.text.chat import Chat, sequences
+from whelp.text.chat import Chat, sequences, truncated
 from whelp.types import Demonstration, Sequences
 
 
@@ -29,7 +29,7 @@ def train(
         len(demonstrations), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
     )
     demonstrations = [demonstrations[i] for i in used]
-    data, truncated = render(chat, demonstrations)
+    data, too_long = render(chat, demonstrations)
     start, state = stage.resume(engine)
     with engine.hold(data) as held, engine.hold(render(chat, held_out)[0]) as test, stage.listening():
         before = state.get("test_loss_before") if start else mean_loss(engine, test)
@@ -51,15 +51,15 @@ def train(
         "sequences": len(data),
         "test_sequences": len(held_out),
         "response_tokens": sum(data.response_lengths),
-        "truncated": truncated,
+        **too_long,
         "steps": len(batches),
     }
 
 
-def render(chat: Chat, demonstrations: Sequence[Demonstration]) -> tuple[Sequences, int]:
-    """Demonstrations as sequences, and how many of them were too long and lost their start."""
+def render(chat: Chat, demonstrations: Sequence[Demonstration]) -> tuple[Sequences, dict[str, int]]:
+    """Demonstrations as sequences, and how many of them were too long."""
     rendered = [chat.demonstration(demonstration) for demonstration in demonstrations]
-    return sequences(rendered), sum(r.is_truncated for r in rendered)
+    return sequences(rendered), truncated(rendered)
 
 
 def term(held: Held, coef: float = 1.0) -> Term:

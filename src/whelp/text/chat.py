@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from whelp.errors import ConfigError, DataError, ModelError
 from whelp.types import Completion, Demonstration, Message, Prompt, Sequences
@@ -52,12 +52,21 @@ class Rendered:
 
     tokens: tuple[int, ...]
     is_response: tuple[bool, ...]
-    is_truncated: bool = False
+    lost: Literal["", "start", "end"] = ""
+    """What a conversation longer than the context lost: its oldest tokens, or the end of an answer that is too long alone."""
 
 
 def sequences(rendered: Sequence[Rendered], group: Sequence[int] = ()) -> Sequences:
     """Rendered conversations as the engine takes them; `group` joins the completions of one prompt."""
     return Sequences([r.tokens for r in rendered], [r.is_response for r in rendered], group)
+
+
+def truncated(rendered: Sequence[Rendered]) -> dict[str, int]:
+    """How many conversations were longer than the context, and how many of them lost the end of an answer."""
+    return {
+        "truncated": sum(bool(one.lost) for one in rendered),
+        "lost_end": sum(one.lost == "end" for one in rendered),
+    }
 
 
 def sampled(chat: Chat, completions: Sequence[Completion]) -> Sequences:
@@ -299,7 +308,8 @@ def _fit(tokens: tuple[int, ...], is_response: tuple[bool, ...], max_length: int
         # One token stays before the last response: its first token would have no context otherwise.
         start = min(start, max(_last_response(is_response) - 1, 0))
     kept = slice(start, start + max_length)
-    return Rendered(tokens[kept], (False, *is_response[kept][1:]), is_truncated=True)
+    lost = "end" if kept.stop < len(tokens) else "start"
+    return Rendered(tokens[kept], (False, *is_response[kept][1:]), lost)
 
 
 def _last_response(is_response: tuple[bool, ...]) -> int:
