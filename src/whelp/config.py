@@ -81,6 +81,10 @@ class RewardConfig(Section):
     center_rewards_coefficient: float = Field(
         0.0, ge=0, description="pulls the scores of a pair towards zero; TRL suggests 0.01"
     )
+    contradictions: Literal["keep", "drop"] = Field(
+        "keep",
+        description="drop: leave out records that rank two answers to one prompt opposite ways; they are counted",
+    )
     members: PositiveInt = Field(
         1, description="reward models on one trunk, each with a seed and a bootstrap of the prompts of its own"
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from whelp.config import Recipe
 from whelp.errors import DataError
-from whelp.text.formats import Loaded, prompt_hash, read_rankings, split_by_hash
+from whelp.text.formats import Loaded, prompt_hash, read_rankings, split_by_hash, without_contradictions
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
 
@@ -55,9 +55,10 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
     Raises `DataError` where a prompt of the test file stands in the training file too.
     """
     config = recipe.reward
-    loaded = read_rankings(config.train_file)
+    read = read_rankings if config.contradictions == "keep" else consistent_rankings
+    loaded = read(config.train_file)
     if config.test_file is not None:
-        test = read_rankings(config.test_file)
+        test = read(config.test_file)
         refuse_overlap(config.train_file, loaded.records, config.test_file, test.records)
         return RankingSplit(loaded, test, loaded.records, test.records)
     train, held_out = split_by_hash(
@@ -70,6 +71,14 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
             f"held out by prompt; expected some of both. Give more, another {setting}, or a reward.test_file."
         )
     return RankingSplit(loaded, None, train, held_out)
+
+
+def consistent_rankings(path: str) -> Loaded[Ranking]:
+    """Raises `DataError` where every ranking contradicts another."""
+    loaded = without_contradictions(read_rankings(path))
+    if not loaded.records:
+        raise DataError(f"{path}: every ranking contradicts another, so that reward.contradictions=drop leaves none.")
+    return loaded
 
 
 def refuse_overlap(train_file: str, train: Sequence[Ranking], test_file: str, test: Sequence[Ranking]) -> None:

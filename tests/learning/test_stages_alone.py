@@ -266,6 +266,20 @@ def test_texts_that_lost_their_start_or_their_end_are_counted(recipe: Recipe, tm
     assert too_long(heard(only(long, "sft"))) == {"texts": 5, "held_out": 0, "start": 3, "end": 2}
 
 
+def test_contradictory_rankings_are_left_out_where_that_is_asked(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    rows = [json.loads(line) for line in (data / "rankings.jsonl").read_text().splitlines()]
+    turned = {**rows[0], "id": "turned", "ranks": rows[0]["ranks"][::-1]}
+    file = write_jsonl(tmp_path / "rankings.jsonl", [*rows, turned])
+    recipe = changed(recipe, "reward", train_file=str(file), test_fraction=0.5)
+    counts = len({json.dumps(row["prompt"]) for row in rows})
+    for wanted in ("keep", "drop"):
+        only_reward = only(changed(recipe, "reward", contradictions=wanted), "reward")
+        told = heard(only_reward)
+        assert ("2 contradictory records left out" in told) == (wanted == "drop")
+        measured = json.loads((Path(recipe.output_dir) / "reward" / "metrics.json").read_text())
+        assert measured["train_prompts"] + measured["prompts"] == counts - (wanted == "drop")
+
+
 def test_a_long_ranking_prompt_does_not_break_the_scale(recipe: Recipe, data: Path, tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (data / "rankings.jsonl").read_text().splitlines()]
     rows += [{"prompt": f"{i} " + "long " * 60, "completions": ["yes", "nah"], "ranks": [1, 2]} for i in range(8)]

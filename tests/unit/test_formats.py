@@ -20,6 +20,7 @@ from whelp.text.formats import (
     read_prompts,
     read_rankings,
     split_by_hash,
+    without_contradictions,
 )
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
@@ -104,6 +105,8 @@ class TestDemonstrations:
             ({"prompt": "Hello"}, "has the keys prompt; expected messages or prompt/completion"),
             ({"prompt": "Hello", "completion": None}, "has the keys prompt, completion; expected messages or"),
             ({}, "has the keys (none); expected messages or prompt/completion"),
+            ({"text": "Once upon a time."}, "text does not say who speaks"),
+            ({"text": "Human: Hello"}, "the conversation does not end with the assistant's turn"),
             ("[1]", "is not a JSON object"),
             ('{"messages": ', "is not valid JSON: Expecting value (column 14)"),
             ('{"prompt": "\\ud800", "completion": "x"}', "prompt holds half of a surrogate pair"),
@@ -129,6 +132,19 @@ class TestRankings:
         [told] = read_rankings(write({**record, "probability": 0.75, "margin": 1, "weight": 0.5})).records
         assert (told.probability, told.margin, told.weight) == (0.75, 1.0, 0.5)
         assert [pair.probability for pair in told.pairs()] == [0.75]
+
+    @pytest.mark.parametrize(
+        ("said", "margin"),
+        [
+            ("significantly better", 1.0),
+            ("Significantly", 1.0),
+            ("better", 2 / 3),
+            ("slightly better", 1 / 3),
+            ("negligibly better", 0.0),
+        ],
+    )
+    def test_what_annotators_say_of_the_difference_is_a_margin(self, write, said, margin):
+        assert [r.margin for r in read_rankings(write({**PAIR, "strength": said})).records] == [margin]
 
     def test_ranks(self, write):
         loaded = read_rankings(
@@ -235,6 +251,10 @@ class TestRankings:
             ({**PAIR, "margin": math.inf}, "margin is inf; expected a number of 0 or more"),
             ({**PAIR, "weight": 0}, "weight is 0; expected a number above 0"),
             ({**PAIR, "weight": True}, "weight is True; expected a number above 0"),
+            ({**PAIR, "strength": "hugely"}, "strength is 'hugely'; expected one of: significantly better, better, sl"),
+            ({**PAIR, "strength": " "}, "strength is ' '; expected one of"),
+            ({**PAIR, "strength": 2}, "strength is 2; expected one of"),
+            ({**PAIR, "strength": "better", "margin": 1}, "has both a margin and a strength"),
         ],
     )
     def test_broken(self, write, record, problem):
@@ -259,6 +279,8 @@ class TestPrompts:
             {"prompt": [USER]},
             {"messages": [USER]},
             {"messages": [USER, ASSISTANT]},
+            {"text": "Hello"},
+            {"text": "Human: Hello\n\nAssistant: Hi"},
             {"prompt": "Hello", "completion": "Hi"},
             {"prompt": "Hello", "chosen": "Hi", "rejected": "No"},
             {"prompt": "Hello", "completions": ["Hi", "No"], "ranks": [1, 2]},
@@ -287,7 +309,8 @@ class TestPrompts:
             ({"prompt": "Hello", "check": {"kind": "refuse"}}, "check has the unknown kind 'refuse'"),
             ({"prompt": "Hello", "check": {"kind": "helps"}}, "check of kind 'helps' has no field 'any'"),
             ({"prompt": "Hello", "pair": {}}, "pair is not a string"),
-            ({"text": "Hello"}, "has the keys text; expected prompt or messages or chosen/rejected"),
+            ({"texts": "Hello"}, "has the keys texts; expected prompt or messages or chosen/rejected"),
+            ({"text": ["Hello"]}, "text: turn 1 is not an object with role and content"),
             ({"id": "p-1", "prompt": "Bye"}, "has the id 'p-1' of line 1, which is another conversation"),
         ],
     )
@@ -297,6 +320,25 @@ class TestPrompts:
             read_prompts(path)
         assert f"{path}:2: {problem}" in str(error.value)
         assert len(problems(error)) == 1
+
+
+class TestText:
+    def test_a_transcript_is_a_demonstration(self, write):
+        loaded = read_demonstrations(
+            write({"id": "t", "text": "Human: Hello\n\nAssistant: Hi\n\nHuman: Bye\n\nAssistant: Yes"})
+        )
+        assert loaded.format == "text"
+        assert [(m.role, m.content) for m in loaded.records[0].messages] == [
+            ("user", "Hello"),
+            ("assistant", "Hi"),
+            ("user", "Bye"),
+            ("assistant", "Yes"),
+        ]
+
+    def test_what_is_no_transcript_is_a_prompt(self, write):
+        loaded = read_prompts(write({"id": "t", "category": "self", "text": "Hello"}))
+        assert loaded.format == "text"
+        assert loaded.records == (Prompt("t", ASKED, "self"),)
 
 
 SAID = {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}
@@ -464,6 +506,19 @@ class TestFiles:
         loaded = read_rankings(write(ranked, turned, elsewhere))
         assert len(loaded.records) == 3
         assert loaded.counts["contradictory pairs"] == 1, "a over c and c over a; b and c are tied in the first"
+
+    def test_contradictory_records_are_left_out_and_counted_where_that_is_wanted(self, write):
+        turned, apart = {**PAIR, "chosen": "b", "rejected": "a"}, {**PAIR, "rejected": "c"}
+        loaded = without_contradictions(read_rankings(write(PAIR, turned, apart)))
+        assert [ranking.completions for ranking in loaded.records] == [("a", "c")]
+        assert loaded.counts == {
+            "records": 1,
+            "duplicates": 0,
+            "contradictory pairs": 1,
+            "contradictory records left out": 2,
+        }
+        [only] = read_rankings(write(PAIR)).records
+        assert without_contradictions(read_rankings(write(PAIR))).records == (only,)
 
     @pytest.mark.parametrize("reader", READERS)
     @pytest.mark.parametrize(("name", "text"), [("data.jsonl", "\n \n"), ("data.json", "[]"), ("data.json", "")])

@@ -69,7 +69,8 @@ def sft(
 ) -> None:
     """Supervised fine-tuning on ideal answers. Writes FOLDER/sft (FOLDER is out unless given).
 
-    Data: messages; prompt and completion; ShareGPT's conversations; or Alpaca's instruction, input and output.
+    Data: messages; prompt and completion; ShareGPT's conversations; Alpaca's instruction, input and output; or text
+    with Human: and Assistant: turns.
 
     \b
     whelp sft --train_file demonstrations.jsonl
@@ -92,7 +93,7 @@ def reward(
     """Train a reward model on preferences. Writes FOLDER/reward, with accuracy, margin, loss and n in metrics.json.
 
     Data: prompt, chosen, rejected; or prompt, completions, ranks; or prompt, completion, label; or HH transcripts.
-    A record may also have a probability, a margin and a weight.
+    A record may also have a probability, a margin (or a strength: slightly better) and a weight.
 
     \b
     whelp reward --train_file pairs.jsonl

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -30,6 +30,7 @@ __all__ = [
     "split_by_hash",
     "wanted",
     "with_one_id",
+    "without_contradictions",
 ]
 
 _SHOWN = 10
@@ -51,8 +52,8 @@ class Loaded(Generic[R]):
 
 
 def read_demonstrations(path: str | Path) -> Loaded[Demonstration]:
-    """Conversations from `messages`, `prompt`/`completion`, ShareGPT or Alpaca; path is a file or `builtin:<name>`. Raises
-    DataError."""
+    """Conversations from `messages`, `prompt`/`completion`, ShareGPT, Alpaca, or `text` that is a transcript; path is a file or
+    `builtin:<name>`. Raises DataError."""
     return _load(read_source(path), DEMONSTRATIONS)
 
 
@@ -72,7 +73,7 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
         )
     loaded = _load(replace(source, rows=tuple(rows)), RANKINGS)
     loaded = replace(loaded, records=with_one_id(loaded.records))
-    found = {"uncompared": uncompared, "contradictory pairs": contradictions(loaded.records)}
+    found = {"uncompared": uncompared, "contradictory pairs": len(contradictions(loaded.records))}
     return replace(loaded, counts={**loaded.counts, **{name: count for name, count in found.items() if count}})
 
 
@@ -84,19 +85,38 @@ def with_one_id(rankings: Sequence[Ranking]) -> tuple[Ranking, ...]:
     )
 
 
-def contradictions(rankings: Sequence[Ranking]) -> int:
-    """How many pairs of answers to one prompt are ranked one way in one record and the other way in another."""
-    winners: dict[tuple[str, frozenset[str]], set[str]] = {}
+Compared = tuple[str, frozenset[str]]
+"""The hash of a prompt, and two answers to it of which one is the better."""
+
+
+def contradictions(rankings: Sequence[Ranking]) -> set[Compared]:
+    """The pairs of answers to one prompt that are ranked one way in one record and the other way in another."""
+    winners: dict[Compared, set[str]] = {}
     for ranking in rankings:
-        prompt = prompt_hash(ranking.prompt.messages)
-        for pair in ranking.pairs():
-            if pair.probability != 0.5 and pair.chosen != pair.rejected:
-                winners.setdefault((prompt, frozenset((pair.chosen, pair.rejected))), set()).add(pair.chosen)
-    return sum(len(chosen) > 1 for chosen in winners.values())
+        for compared, winner in _compared(ranking):
+            winners.setdefault(compared, set()).add(winner)
+    return {compared for compared, chosen in winners.items() if len(chosen) > 1}
+
+
+def without_contradictions(loaded: Loaded[Ranking]) -> Loaded[Ranking]:
+    """Without the records on either side of a contradiction, which are counted as `contradictory records left out`."""
+    doubtful = contradictions(loaded.records)
+    kept = tuple(r for r in loaded.records if all(compared not in doubtful for compared, _ in _compared(r)))
+    lost = len(loaded.records) - len(kept)
+    counts = {**loaded.counts, "records": len(kept), **({"contradictory records left out": lost} if lost else {})}
+    return replace(loaded, records=kept, counts=counts)
+
+
+def _compared(ranking: Ranking) -> Iterator[tuple[Compared, str]]:
+    """Every pair of a ranking that is no tie, and its better answer."""
+    prompt = prompt_hash(ranking.prompt.messages)
+    for pair in ranking.pairs():
+        if pair.probability != 0.5 and pair.chosen != pair.rejected:
+            yield (prompt, frozenset((pair.chosen, pair.rejected))), pair.chosen
 
 
 def read_prompts(path: str | Path) -> Loaded[Prompt]:
-    """Prompts from `prompt` or `messages`, or those of demonstrations and rankings.
+    """Prompts from `prompt`, `messages` or `text`, or those of demonstrations and rankings.
 
     `id`, `category`, `check` and `pair` are kept where given. `path` is a file or `builtin:<name>`. Raises DataError.
     """

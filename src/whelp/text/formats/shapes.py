@@ -51,6 +51,14 @@ def sharegpt(row: Values) -> Demonstration:
     return _demonstration(messages_of(_turns(row), "conversations"), row)
 
 
+def text(row: Values) -> Demonstration:
+    if not is_transcript(row["text"]):
+        raise Problem(
+            "text does not say who speaks, so that nothing tells what is to be imitated; expected Human: and Assistant: turns"
+        )
+    return _demonstration(messages_of(row["text"], "text"), row)
+
+
 def alpaca(row: Values) -> Demonstration:
     asked = alpaca_prompt(row).messages
     return _demonstration((*asked, Message("assistant", text_of(row["output"], "output"))), row)
@@ -132,9 +140,11 @@ def prompt_only(row: Values) -> Prompt:
 
 
 def messages_prompt(row: Values) -> Prompt:
-    """A conversation without the answer that it may end with."""
-    turns = messages_of(row["messages"], "messages")
-    return prompt_of(turns[:-1] if turns[-1].role == "assistant" else turns, row, "messages")
+    return _asked(row, "messages")
+
+
+def text_prompt(row: Values) -> Prompt:
+    return _asked(row, "text")
 
 
 def ranking_prompt(row: Values) -> Prompt:
@@ -151,6 +161,7 @@ DEMONSTRATIONS: tuple[Format[Demonstration], ...] = (
     Format("prompt/completion", ("prompt", "completion"), prompt_completion),
     Format("ShareGPT", ("conversations",), sharegpt),
     Format("Alpaca", ("instruction", "output"), alpaca),
+    Format("text", ("text",), text),
 )
 RANKINGS: tuple[Format[Ranking], ...] = (
     Format("prompt/completions/ranks", ("prompt", "completions", "ranks"), prompt_completions_ranks),
@@ -167,12 +178,19 @@ PROMPTS: tuple[Format[Prompt], ...] = (
     Format("chosen/rejected", ("chosen", "rejected"), ranking_prompt),
     Format("ShareGPT", ("conversations",), sharegpt_prompt),
     Format("Alpaca", ("instruction",), alpaca_prompt),
+    Format("text", ("text",), text_prompt),
 )
 
 
 def _demonstration(turns: tuple[Message, ...], row: Values) -> Demonstration:
     turns = _finished(turns, "the conversation")
     return Demonstration(option(row, "id") or content_id(turns), turns, option(row, "category"))
+
+
+def _asked(row: Values, key: str) -> Prompt:
+    """A conversation without the answer that it may end with."""
+    turns = messages_of(row[key], key)
+    return prompt_of(turns[:-1] if turns[-1].role == "assistant" else turns, row, key)
 
 
 def _finished(turns: tuple[Message, ...], what: str) -> tuple[Message, ...]:
@@ -199,7 +217,7 @@ def _pair(prompt: Prompt, chosen: str, rejected: str, row: Values) -> Ranking:
     return Ranking(prompt, (chosen, rejected), (1, 2), option(row, "source") or "human", **_strength(row))
 
 
-STRENGTHS = {
+NUMBERS = {
     "probability": (
         0.5,
         1.0,
@@ -208,12 +226,19 @@ STRENGTHS = {
     "margin": (0.0, math.inf, "of 0 or more"),
     "weight": (1e-6, math.inf, "above 0"),
 }
+MARGINS = {"significantly": 1.0, "": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0}
+"""What annotators say of how much better an answer is, before the word "better", as a margin (Touvron et al. 2023, Llama 2,
+table 27, the small ones)."""
 
 
 def _strength(row: Values) -> dict[str, float]:
     """What a record says of how sure its label is, how large the difference, how much it counts."""
     found = {}
-    for key, (least, most, expected) in STRENGTHS.items():
+    if row.get("strength") is not None:
+        if row.get("margin") is not None:
+            raise Problem("has both a margin and a strength, which becomes a margin; give one of them")
+        found["margin"] = _margin(row["strength"])
+    for key, (least, most, expected) in NUMBERS.items():
         value = row.get(key)
         if value is None:
             continue
@@ -226,3 +251,11 @@ def _strength(row: Values) -> dict[str, float]:
             raise Problem(f"{key} is {value!r}; expected a number {expected}")
         found[key] = float(value)
     return found
+
+
+def _margin(strength: Any) -> float:
+    word = strength.strip().lower().removesuffix("better").strip() if isinstance(strength, str) else None
+    if word not in MARGINS or not str(strength).strip():
+        expected = ", ".join(f"{word} better".strip() for word in MARGINS)
+        raise Problem(f"strength is {strength!r}; expected one of: {expected}")
+    return MARGINS[word]
