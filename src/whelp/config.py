@@ -100,6 +100,11 @@ class RewardConfig(Section):
         0.0, description="share of the prompts whose best answer is also set above bad ones made by a program"
     )
 
+    @property
+    def is_like_its_controls(self) -> bool:
+        """Whether this is one model that learns from rankings alone, as models on shuffled ranks or fewer prompts do."""
+        return self.members == 1 and self.negatives == 0
+
 
 class PPOConfig(Section):
     """Proximal policy optimisation on a leash to the SFT model."""

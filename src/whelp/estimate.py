@@ -175,7 +175,8 @@ def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple
     labelled = place.round * _labelled(recipe, place)
     learned = _ranked_tokens(split.train) + _answers(recipe, labelled, size, speed)[2]
     seconds, tokens = _preferences(recipe, len(split.train), learned, split.held_out, 1, size, speed)
-    if again := recipe.reward.shuffles + sum(recipe.reward.learning_curve):
+    curve = recipe.reward.learning_curve
+    if again := recipe.reward.shuffles + sum(curve) + bool(curve and not recipe.reward.is_like_its_controls):
         once = 6 * size.branch * learned * recipe.reward.num_train_epochs / speed.train
         seconds += again * once + 2 * size.trunk * tokens / speed.forward  # one pass of the trunk serves them all
     return seconds, tokens

@@ -188,7 +188,8 @@ def train_reward_model(
     result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
     tell_truncated(place, result, "reward")
     if kind_of(name) == "reward" and (config.shuffles or config.learning_curve):
-        result |= controls.run(engine, engine.chat, spec, train, held_out, config, place.stages[name])
+        whole = result.get("accuracy_interval") if config.is_like_its_controls else None
+        result |= controls.run(engine, engine.chat, spec, train, held_out, config, place.stages[name], whole)
     # A judge compares two answers: where its zero lies is all the same.
     has_policy = kind_of(name) == "reward" and place.policy != place.base
     demonstrations = place.demonstrations.records if has_policy else ()

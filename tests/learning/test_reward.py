@@ -239,14 +239,15 @@ def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     for one in found["shuffled"]:
         assert one["low"] <= 0.55
         assert one["high"] < 0.75
-    few, nearly_all = found["learning_curve"]
-    assert (few["prompts"], nearly_all["prompts"]) == (8, 160)
+    few, nearly_all, everyone = found["learning_curve"]
+    assert (few["prompts"], nearly_all["prompts"], everyone["prompts"]) == (8, 160, 160)
+    assert everyone == nearly_all, "the last of them learns from all"
     assert few["accuracy"]["mean"] < nearly_all["accuracy"]["mean"] - 0.05
     assert nearly_all["accuracy"]["low"] > 0.8
     assert engine.models == {}, "none is kept"
-    told = controls.told(found | {"train_prompts": 170, "accuracy_interval": {"mean": 0.9}})
+    told = controls.told(found)
     assert len(told) == 2
-    assert "90% after 170" in told[1]
+    assert f"{everyone['accuracy']['mean']:.0%} after 160" in told[1]
     inside = [one for one in found["shuffled"] if one["low"] <= 0.5 <= one["high"]]
     assert inside
     assert f"50% lies in {len(inside)} of 2 intervals" in told[0]
@@ -275,8 +276,11 @@ def test_a_share_of_the_prompts_takes_all_their_rankings(
     engine = LocalEngine(chat, compute)
     spec = ModelSpec(source=tiny_model_folder("llama"), head="scalar", optimizer=OptimizerSpec(), fresh_head=True)
     config = RewardConfig(learning_curve=(0.5,))
-    found = controls.run(engine, chat, spec, data, data, config, Stage(tmp_path, SilentProgress(), seed=0))
+    own = {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 4}
+    found = controls.run(engine, chat, spec, data, data, config, Stage(tmp_path, SilentProgress(), seed=0), own)
+    assert len(taught) == 1, "the reward model itself is the last point"
     assert found["learning_curve"][0]["prompts"] == 2
+    assert found["learning_curve"][1] == {"prompts": 4, "accuracy": own}
     assert len(taught[0]) == 6 and len({i % 4 for i in taught[0]}) == 2
 
 

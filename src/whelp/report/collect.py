@@ -317,14 +317,10 @@ def _preferences(result: Json) -> Preferences | None:
         reliability={"as it is": _bins(calibration.get("bins")), "tempered": _bins(calibration.get("bins_after"))},
         length_given_quality=interval(result.get("length_given_quality")),
         shuffled=[interval(value) for value in rows(result.get("shuffled"))],
-        learning_curve=_learning_curve(result),
+        learning_curve=[
+            (whole(table(one).get("prompts")), _accuracy(one)) for one in rows(result.get("learning_curve"))
+        ],
     )
-
-
-def _learning_curve(result: Json) -> list[tuple[int | None, Interval]]:
-    shares = [(whole(table(one).get("prompts")), _accuracy(one)) for one in rows(result.get("learning_curve"))]
-    everything = (whole(result.get("train_prompts")), interval(result.get("accuracy_interval")))
-    return [*shares, everything] if shares else []
 
 
 def _bins(value: Any) -> list[tuple[float, float]]:

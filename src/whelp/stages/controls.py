@@ -29,9 +29,14 @@ def run(
     held_out: Sequence[Ranking],
     config: RewardConfig,
     stage: Stage,
+    whole: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Accuracy on `held_out` of models that start as the reward model did (`spec`): of each on other shuffled ranks, and of
-    each share of the prompts. None of them is kept."""
+    each share of the prompts. None of them is kept.
+
+    The curve ends at all prompts: at `whole`, the reward model's own accuracy, or where that is no like model's (None) at the
+    accuracy of a last one.
+    """
     with engine.hold(render(chat, rankings)[0]) as held, engine.hold(render(chat, held_out)[0]) as test:
 
         def accuracy(name: str, learned: Sequence[Ranking], chosen: Sequence[int], seed: int) -> dict[str, float]:
@@ -50,11 +55,14 @@ def run(
             for i in range(1, config.shuffles + 1)
         ]
         curve = []
-        for share in sorted(config.learning_curve):
+        shares = sorted(config.learning_curve)
+        for share in [*shares, 1.0] if shares and whole is None else shares:
             drawn = set(order[: max(1, round(share * len(order)))])
             chosen = [i for i in everyone if prompts[i] in drawn]
             found = accuracy(f"{share:.0%} of the prompts", rankings, chosen, 0)
             curve.append({"prompts": len(drawn), "accuracy": found})
+        if curve and whole is not None:
+            curve.append({"prompts": len(order), "accuracy": dict(whole)})
     return {"shuffled": controls, "learning_curve": curve}
 
 
@@ -69,9 +77,8 @@ def told(metrics: Mapping[str, Any]) -> list[str]:
         )
         lines.append(f"Trained on shuffled ranks it is right in {rates}: {judged}.")
     if found := metrics.get("learning_curve"):
-        points = [*found, {"prompts": metrics["train_prompts"], "accuracy": metrics["accuracy_interval"]}]
-        rates = ", ".join(f"{one['accuracy']['mean']:.0%} after {one['prompts']}" for one in points)
-        slope = 100 * per_doubling([(one["prompts"], one["accuracy"]["mean"]) for one in points])
+        rates = ", ".join(f"{one['accuracy']['mean']:.0%} after {one['prompts']}" for one in found)
+        slope = 100 * per_doubling([(one["prompts"], one["accuracy"]["mean"]) for one in found])
         lines.append(
             f"By the number of prompts it learned from it is right in {rates}: {slope:+.1f} points a doubling."
         )
