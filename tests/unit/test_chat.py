@@ -331,6 +331,13 @@ class TestMaxLength:
                 assert cut.tokens == whole.tokens[-max_length:]
                 assert response_text(cut).endswith("The end.<|im_end|>")
 
+    def test_an_answer_that_was_cut_off_has_no_end_of_turn(self):
+        cut_off = CHAT.answer(PROMPT, "I am fine today.", is_finished=False)
+        end = TOKENIZER("<|im_end|>", add_special_tokens=False)["input_ids"]
+        assert len(end) == 1
+        assert [*cut_off.tokens, *end] == list(self.whole.tokens)
+        assert cut_off.is_response == self.whole.is_response[:-1]
+
     def test_completion_is_cut_alike(self):
         prompt = CHAT.prompt(PROMPT)
         response = self.whole.tokens[len(prompt) :]

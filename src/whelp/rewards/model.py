@@ -38,6 +38,6 @@ class TextReward:
     join: Callable[[Float[Tensor, "M B"]], Float[Tensor, "B"]]
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
-        rendered = [self.chat.answer(completion.prompt, completion.text) for completion in completions]
+        rendered = [self.chat.answer(c.prompt, c.text, c.is_finished) for c in completions]
         with self.engine.hold(sequences(rendered)) as own:
             return self.join(self.engine.rewards(self.name, own) - self.shift[:, None])

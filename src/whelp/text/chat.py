@@ -127,10 +127,11 @@ class Chat:
             )
         return tokens
 
-    def answer(self, prompt: Prompt, text: str) -> Rendered:
-        """A prompt with one answer: only that answer is response, earlier assistant turns are context."""
+    def answer(self, prompt: Prompt, text: str, is_finished: bool = True) -> Rendered:
+        """A prompt with one answer: only that answer is response, earlier assistant turns are context. An answer that was cut
+        off has no end of turn."""
         conversation = self._with_system((*prompt.messages, Message("assistant", text)))
-        return self._render(conversation, [len(conversation) - 1])
+        return self._render(conversation, [len(conversation) - 1], is_finished)
 
     def completion(self, prompt_tokens: Sequence[int], response_tokens: Sequence[int]) -> Rendered:
         """A sampled answer, in the very tokens that were sampled."""
@@ -162,11 +163,11 @@ class Chat:
         if system_prompt.strip() not in text:
             raise ConfigError(f"system_prompt is set, but the chat template of {name} leaves it out; {remedy}")
 
-    def _render(self, messages: tuple[Message, ...], turns: Sequence[int]) -> Rendered:
+    def _render(self, messages: tuple[Message, ...], turns: Sequence[int], is_finished: bool = True) -> Rendered:
         text = _text(self.tokenizer, messages)
         spans = [self._span(text, messages, turn) for turn in turns]
         if messages[-1].role == "assistant":
-            text = text[: spans[-1].stop]
+            text = text[: spans[-1].stop - (0 if is_finished else len(self._end))]
         tokens, starts = self._encode(text)
         # By its start alone: a token that melts the header's end and the answer's beginning is given, not written.
         is_response = tuple(any(start in span for span in spans) for start in starts)
