@@ -255,6 +255,26 @@ def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     assert "A LEAK" in controls.told({"shuffled": leaks})[0]
 
 
+def test_five_shuffles_of_which_none_shuffles_are_a_leak(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LocalEngine(chat, compute)
+    spec = ModelSpec(
+        source=tiny_model_folder("llama"), head="scalar", trainable_layers=3, optimizer=OptimizerSpec(), fresh_head=True
+    )
+    config = RewardConfig(num_train_epochs=4, learning_rate=3e-3, per_step_batch_size=16, shuffles=5)
+    told = {}
+    for kind in ("honest", "leak"):
+        if kind == "leak":
+            monkeypatch.setattr(controls, "shuffle", lambda rankings, seed: list(rankings))
+        stage = Stage(tmp_path, SilentProgress(), seed=0)
+        found = controls.run(engine, chat, spec, rankings(80, 1), rankings(40, 2), config, stage)
+        assert len(found["shuffled"]) == 5
+        [told[kind]] = controls.told(found)
+    assert "A LEAK" in told["leak"]
+    assert "of 5 intervals" in told["honest"]
+
+
 def test_what_a_doubling_of_the_prompts_brings() -> None:
     assert controls.per_doubling([(100, 0.60), (200, 0.63), (800, 0.69)]) == pytest.approx(0.03)
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import statistics
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,14 +16,23 @@ from pipeline_helpers import WORDS, changed, run, write_jsonl
 from safetensors.torch import load_file
 from test_stages_alone import only
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
+from hub_server import serving
 from whelp import pipeline
 from whelp.config import Recipe
 from whelp.errors import ConfigError
 from whelp.progress import PlainProgress, SilentProgress
+from whelp.rewards.model import ModelReward
 from whelp.runs.metrics import MetricsLog
 from whelp.text.chat import CHATML
+from whelp.types import Completion
 
 CODE = "def brief(completions):\n    return [-float(len(c.tokens)) for c in completions]\n"
 
@@ -177,6 +190,51 @@ def test_a_reward_model_of_whelp_with_another_tokenizer_reads_the_text(
         assert sample["score"] == pytest.approx(expected, abs=1e-4)
 
 
+def exported_scores(folder: Path, ids: Sequence[int]) -> list[float]:
+    """What each member of an exported reward model makes of these tokens in `transformers`, less its recorded zero."""
+    scores = []
+    for member, shift in enumerate(AutoConfig.from_pretrained(folder).reward_member_shifts):
+        classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        if member:  # its own layers and score, under their names in the whole model
+            weights = load_file(folder / f"member-{member}" / "model.safetensors")
+            assert classifier.load_state_dict(weights, strict=False).unexpected_keys == []
+        with torch.no_grad():
+            scores.append(float(classifier(input_ids=torch.tensor([list(ids)])).logits) - shift)
+    return scores
+
+
+@pytest.mark.parametrize(
+    ("how", "joined"),
+    [
+        ("mean", statistics.mean),
+        ("min", min),
+        ("uncertainty", lambda scores: statistics.mean(scores) - 2.0 * statistics.pvariance(scores)),
+    ],
+)
+def test_the_scores_of_ppo_are_those_of_the_exported_members(
+    how: str, joined, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Completion] = []
+    honest = ModelReward.__call__
+    monkeypatch.setattr(
+        ModelReward, "__call__", lambda self, answers, held: read.extend(answers) or honest(self, answers, held)
+    )
+    several = changed(recipe, "reward", members=3)
+    run(only(several, "sft", "reward"))
+    run(ppo_of(several, "model", reward_aggregation=how, uncertainty_coef=2.0, total_episodes=16))
+    folder = Path(recipe.output_dir)
+    logged_samples = MetricsLog.read(folder / "ppo" / "samples.jsonl")
+    assert len(logged_samples) >= 8
+    for sample in logged_samples:
+        [answer] = [c for c in read if (c.prompt.text, c.text) == (sample["prompt"], sample["completion"])]
+        tokenizer = AutoTokenizer.from_pretrained(folder / "reward")
+        turns = turns_of(sample)[:1]
+        asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
+        scores = exported_scores(folder / "reward", [*asked, *answer.tokens])
+        assert sample["score"] == pytest.approx(joined(scores), abs=1e-4)
+        assert max(scores) - min(scores) > 1e-3, "the members differ, so that the way they are joined shows"
+
+
 SHOUTED = "{% for m in messages %}{{ 'the ' + m['role'] + ' ' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
 """A newline behind the last turn is read too: which token counts is the classifier's choice, not whelp's."""
 
@@ -217,6 +275,24 @@ def test_a_reward_model_of_others_scores_as_transformers_runs_it(
             inputs = fast.apply_chat_template(turns_of(sample), return_tensors="pt", return_dict=True)
         with torch.no_grad():
             assert sample["score"] == pytest.approx(float(classifier(**inputs).logits), abs=1e-4)
+
+
+def test_a_reward_model_of_the_hub_is_named_by_its_id(
+    recipe: Recipe, tiny_model_folder, tiny_tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, which finds its hub on localhost."""
+    other = tmp_path / "other"
+    classifier_of(tiny_model_folder("llama", seed=3), other)
+    tiny_tokenizer.save_pretrained(other)
+    asked = ppo_of(recipe, "model", reward_model="owner/tiny", total_episodes=16)
+    (tmp_path / "recipe.json").write_text(asked.model_dump_json())
+    with serving(other, "models", tmp_path / "cache", monkeypatch) as hub:
+        command = [sys.executable, "-m", "whelp", "ppo", str(tmp_path / "recipe.json")]
+        said = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert any(path.endswith("/model.safetensors") for path in hub.asked)
+    assert "was not made by whelp" in said.stdout + said.stderr
+    assert len(logged(asked)) == 2
 
 
 def test_a_critic_knows_nothing_before_it_learns(recipe: Recipe) -> None:

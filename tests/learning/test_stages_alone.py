@@ -276,6 +276,7 @@ def test_contradictory_rankings_are_left_out_where_that_is_asked(recipe: Recipe,
         only_reward = only(changed(recipe, "reward", contradictions=wanted), "reward")
         told = heard(only_reward)
         assert ("2 contradictory records left out" in told) == (wanted == "drop")
+        assert "(prompt/completions/ranks)" in told
         measured = json.loads((Path(recipe.output_dir) / "reward" / "metrics.json").read_text())
         assert measured["train_prompts"] + measured["prompts"] == counts - (wanted == "drop")
 
