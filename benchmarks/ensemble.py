@@ -4,8 +4,9 @@
     python benchmarks/ensemble.py doubt runs/x/reward       the variance over the members of a trained ensemble
 
 `cost` times the same rankings with one and with five members, each in turn, and takes the best of several rounds. `doubt` sets
-the variance of the members' scores on held-out answers against that on text of the same length from Python's own manual, which
-every Python brings along: the area under the ROC curve is how often the strange text has the larger variance.
+the variance of the members' scores on held-out answers against that on sentences from Python's own manual, as many words of
+them, which every Python brings along: the area under the ROC curve is how often the strange text has the larger variance. It
+leaves `benchmarks/results/doubt-<seed>.json`.
 
     whelp reward --model runs/assistant/sft --output_dir runs/ensemble trainable_layers=4 reward.members=5
 """
@@ -14,20 +15,25 @@ from __future__ import annotations
 
 import argparse
 import re
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from results import RECORDS, commit, machine
 from scipy.stats import mannwhitneyu
+from torch import Tensor
 
 from whelp.config import Recipe
 from whelp.engines.base import Held, ModelSpec, OptimizerSpec
 from whelp.engines.local import LocalEngine
 from whelp.maths.preference import BradleyTerry
+from whelp.maths.stats import Estimate
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
+from whelp.runs.files import write_json_atomic
 from whelp.runs.manifest import Run
 from whelp.scorers import members_in, reward_engine
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking
@@ -36,7 +42,7 @@ from whelp.text.chat import sequences
 from whelp.types import Ranking
 from whelp.workplace import Workplace
 
-RANKINGS, BATCH, ROUNDS, SHOWN = 32, 8, 3, 200
+RANKINGS, BATCH, ROUNDS, SHOWN, DRAWS = 32, 8, 3, 200, 1000
 NAME = "reward"
 
 
@@ -89,35 +95,65 @@ def cost() -> None:
 
 def doubt(folder: Path) -> None:
     run = Run(folder.resolve().parent)
-    place = Workplace(Recipe.model_validate(run.manifest()["recipe"]), run, PlainProgress())
+    recipe = Recipe.model_validate(run.manifest()["recipe"])
+    place = Workplace(recipe, run, PlainProgress())
     engine = reward_engine(place, folder)
     shift = torch.tensor(engine.models[NAME].source.config.reward_member_shifts)
-    known = [(ranking, ranking.completions[0]) for ranking in place.rankings.held_out[:SHOWN]]
+    known = [(ranking.prompt, ranking.completions[0]) for ranking in place.rankings.held_out[:SHOWN]]
     strange = length_matched(manual(), [len(text.split()) for _, text in known])
-    texts = [(ranking.prompt, text) for ranking, text in known]
-    texts += [(ranking.prompt, text) for (ranking, _), text in zip(known, strange, strict=True)]
+    texts = [*known, *((prompt, text) for (prompt, _), text in zip(known, strange, strict=True))]
     with engine.hold(sequences([engine.chat.answer(prompt, text) for prompt, text in texts])) as held:
         variance = (engine.rewards(NAME, held) - shift[:, None]).var(0)
-    inside, outside = variance[: len(known)].tolist(), variance[len(known) :].tolist()
-    area = mannwhitneyu(outside, inside).statistic / (len(inside) * len(outside))
-    print(
-        f"mean variance of held-out answers {sum(inside) / len(inside):.3f}, of the manual {sum(outside) / len(outside):.3f}"
-    )
-    print(f"area under the ROC curve: {area:.3f} ({len(inside)} answers, {len(outside)} texts)")
+    area = area_under_roc(variance[len(known) :], variance[: len(known)])
+    record = {
+        "seed": recipe.seed,
+        "machine": machine(),
+        "commit": commit(),
+        "members": len(shift),
+        "texts": len(known),
+        "words": [statistics.mean(len(text.split()) for text in side) for side in ([t for _, t in known], strange)],
+        "variance": [float(side.mean()) for side in variance.split(len(known))],
+        "area": area.as_dict(),
+    }
+    write_json_atomic(RECORDS / f"doubt-{recipe.seed}.json", record)
+    print("{} answers of {:.1f} words, as many texts of {:.1f}".format(len(known), *record["words"]))
+    print("mean variance of held-out answers {:.3f}, of the manual {:.3f}".format(*record["variance"]))
+    print(f"area under the ROC curve: {area.mean:.3f} ({area.low:.3f} to {area.high:.3f})")
+
+
+def area_under_roc(above: Tensor, below: Tensor) -> Estimate:
+    """How often one of `above` exceeds one of `below`; the interval draws texts of both, each with its match in length."""
+
+    def area(rows: Tensor) -> float:
+        return float(mannwhitneyu(above[rows], below[rows]).statistic) / len(rows) ** 2
+
+    draw = torch.Generator().manual_seed(0)
+    areas = torch.tensor([area(torch.randint(len(above), (len(above),), generator=draw)) for _ in range(DRAWS)])
+    low, high = torch.quantile(areas, torch.tensor([0.025, 0.975], dtype=areas.dtype)).tolist()
+    return Estimate(area(torch.arange(len(above))), low, high, len(above))
 
 
 def manual() -> list[str]:
-    """Words of the running text in Python's manual."""
+    """Sentences of the running text in Python's manual."""
     from pydoc_data.topics import topics
 
     paragraphs = [" ".join(p.split()) for text in topics.values() for p in text.split("\n\n")]
     prose = [p for p in paragraphs if len(p.split()) > 12 and re.fullmatch(r"[A-Z][\w ,.;:'()\"*`/\-]+[.:]", p)]
-    return re.sub(r'["*`]', "", " ".join(prose)).split()
+    return [sentence for p in prose for sentence in re.split(r"(?<=[.:]) (?=[A-Z])", re.sub(r'["*`]', "", p))]
 
 
-def length_matched(words: Sequence[str], lengths: Sequence[int]) -> list[str]:
-    starts = [sum(lengths[:i]) for i in range(len(lengths))]
-    return [" ".join(words[start : start + length]) for start, length in zip(starts, lengths, strict=True)]
+def length_matched(sentences: Sequence[str], lengths: Sequence[int]) -> list[str]:
+    """Whole sentences, in their order, for each length: as many as bring the words nearest to it."""
+    result, following = [], iter(sentences)
+    for length in lengths:
+        taken = [next(following)]
+        while (missing := length - len(" ".join(taken).split())) > 0:
+            sentence = next(following)
+            if len(sentence.split()) > 2 * missing:  # without it the text is nearer; the sentence is passed over
+                break
+            taken.append(sentence)
+        result.append(" ".join(taken))
+    return result
 
 
 def main() -> None:
