@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -267,12 +268,38 @@ def test_five_shuffles_of_which_none_shuffles_are_a_leak(
     for kind in ("honest", "leak"):
         if kind == "leak":
             monkeypatch.setattr(controls, "shuffle", lambda rankings, seed: list(rankings))
-        stage = Stage(tmp_path, SilentProgress(), seed=0)
+        stage = Stage(tmp_path / kind, SilentProgress(), seed=0)
         found = controls.run(engine, chat, spec, rankings(80, 1), rankings(40, 2), config, stage)
         assert len(found["shuffled"]) == 5
         [told[kind]] = controls.told(found)
     assert "A LEAK" in told["leak"]
     assert "of 5 intervals" in told["honest"]
+
+
+def test_controls_that_were_measured_are_not_trained_again(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = ModelSpec(source=tiny_model_folder("llama"), head="scalar", optimizer=OptimizerSpec(), fresh_head=True)
+    config = RewardConfig(learning_rate=3e-3, per_step_batch_size=16, shuffles=3, learning_curve=(0.5,))
+    honest, trained = controls._train, []
+
+    def killed_in_the_third(*arguments: Any) -> None:
+        trained.append(arguments[-1])
+        if len(trained) == 3:
+            raise KeyboardInterrupt
+        honest(*arguments)
+
+    def measured(folder: Path) -> dict[str, Any]:
+        stage = Stage(folder, SilentProgress(), seed=0)
+        return controls.run(LocalEngine(chat, compute), chat, spec, rankings(32, 1), rankings(16, 2), config, stage)
+
+    whole = measured(tmp_path / "whole")
+    monkeypatch.setattr(controls, "_train", killed_in_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path / "killed")
+    assert measured(tmp_path / "killed") == whole
+    assert trained[2] == trained[3]
+    assert len(set(trained)) == len(trained) - 1, "none but the one that was killed is trained again"
 
 
 def test_what_a_doubling_of_the_prompts_brings() -> None:

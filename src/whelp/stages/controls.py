@@ -12,6 +12,7 @@ from typing import Any
 from whelp.config import RewardConfig
 from whelp.engines.base import Engine, Held, ModelSpec, Term
 from whelp.maths.preference import BradleyTerry
+from whelp.runs.files import read_json, write_json_atomic
 from whelp.stages import trust
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
 from whelp.stages.context import Stage, epochs_of_batches, shuffled, warmup_then_linear
@@ -19,6 +20,7 @@ from whelp.text.chat import Chat
 from whelp.types import Ranking
 
 CONTROL = "control"
+MEASURED = "controls.json"
 
 
 def run(
@@ -32,20 +34,25 @@ def run(
     whole: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Accuracy on `held_out` of models that start as the reward model did (`spec`): of each on other shuffled ranks, and of
-    each share of the prompts. None of them is kept.
+    each share of the prompts. None of them is kept; what was measured of each is, so that a stage that was killed goes on.
 
     The curve ends at all prompts: at `whole`, the reward model's own accuracy, or where that is no like model's (None) at the
     accuracy of a last one.
     """
+    measured = read_json(stage.folder / MEASURED)
     with engine.hold(render(chat, rankings)[0]) as held, engine.hold(render(chat, held_out)[0]) as test:
 
         def accuracy(name: str, learned: Sequence[Ranking], chosen: Sequence[int], seed: int) -> dict[str, float]:
+            if name in measured:
+                return measured[name]
             engine.add(CONTROL, replace(spec, members=1, seed=spec.seed + seed))
             try:
                 _train(engine, held, learned, chosen, config, stage, name)
-                return trust.accuracy(engine, CONTROL, test, held_out).as_dict()
+                measured[name] = trust.accuracy(engine, CONTROL, test, held_out).as_dict()
             finally:
                 engine.remove(CONTROL)
+            write_json_atomic(stage.folder / MEASURED, measured)
+            return measured[name]
 
         everyone = range(len(rankings))
         prompts = prompts_of(rankings)
@@ -59,7 +66,7 @@ def run(
         for share in [*shares, 1.0] if shares and whole is None else shares:
             drawn = set(order[: max(1, round(share * len(order)))])
             chosen = [i for i in everyone if prompts[i] in drawn]
-            found = accuracy(f"{share:.0%} of the prompts", rankings, chosen, 0)
+            found = accuracy(f"{len(drawn)} of {len(order)} prompts", rankings, chosen, 0)
             curve.append({"prompts": len(drawn), "accuracy": found})
         if curve and whole is not None:
             curve.append({"prompts": len(order), "accuracy": dict(whole)})
