@@ -263,13 +263,13 @@ def test_five_shuffles_of_which_none_shuffles_are_a_leak(
     spec = ModelSpec(
         source=tiny_model_folder("llama"), head="scalar", trainable_layers=3, optimizer=OptimizerSpec(), fresh_head=True
     )
-    config = RewardConfig(num_train_epochs=4, learning_rate=3e-3, per_step_batch_size=16, shuffles=5)
+    config = RewardConfig(num_train_epochs=3, learning_rate=3e-3, per_step_batch_size=8, shuffles=5)
     told = {}
     for kind in ("honest", "leak"):
         if kind == "leak":
             monkeypatch.setattr(controls, "shuffle", lambda rankings, seed: list(rankings))
         stage = Stage(tmp_path / kind, SilentProgress(), seed=0)
-        found = controls.run(engine, chat, spec, rankings(80, 1), rankings(40, 2), config, stage)
+        found = controls.run(engine, chat, spec, rankings(32, 1), rankings(40, 2), config, stage)
         assert len(found["shuffled"]) == 5
         [told[kind]] = controls.told(found)
     assert "A LEAK" in told["leak"]
