@@ -59,7 +59,7 @@ class RewardConfig(Section):
     model: str | None = Field(None, description="start from this model; empty: the SFT model, or the recipe's model")
     train_file: str = Field("builtin:rankings", description="rankings or pairs: a file, hub id or builtin:<name>")
     test_file: str | None = Field(
-        None, description="held-out rankings; empty: test_fraction of train_file, split by prompt"
+        None, description="held-out rankings; empty: test_fraction of train_file, split by what is said first"
     )
     test_fraction: Fraction = Field(
         0.2,

@@ -28,7 +28,7 @@ def split_demonstrations(
 
     Raises `DataError` where nothing is left to train on.
     """
-    train, held_out = split_by_hash(loaded.records, _first_user_turn, 1 - test_fraction, "sft")
+    train, held_out = split_by_hash(loaded.records, lambda d: _begun(d.messages), 1 - test_fraction, "sft")
     if not train:
         raise DataError(
             f"{loaded.path} holds {len(loaded.records)} demonstrations, of which sft.test_fraction {test_fraction} leaves "
@@ -50,7 +50,8 @@ def held_out_fraction(recipe: Recipe) -> float:
 
 
 def split_rankings(recipe: Recipe) -> RankingSplit:
-    """By prompt: the judge's share where one is to be trained, a test fraction otherwise, or the user's own test file.
+    """By what the user says first, so that no part of a conversation is on both sides: the judge's share where one is to be
+    trained, a test fraction otherwise; or the user's own test file.
 
     Raises `DataError` where a prompt of the test file stands in the training file too.
     """
@@ -62,13 +63,13 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
         refuse_overlap(config.train_file, loaded.records, config.test_file, test.records)
         return RankingSplit(loaded, test, loaded.records, test.records)
     train, held_out = split_by_hash(
-        loaded.records, lambda r: r.prompt.messages, 1 - held_out_fraction(recipe), "rankings"
+        loaded.records, lambda r: _begun(r.prompt.messages), 1 - held_out_fraction(recipe), "rankings"
     )
     if not train or not held_out:
         setting = "evaluate.judge_fraction" if has_judge(recipe) else "reward.test_fraction"
         raise DataError(
             f"{config.train_file} holds {len(loaded.records)} rankings, of which {len(train)} would train and {len(held_out)} be "
-            f"held out by prompt; expected some of both. Give more, another {setting}, or a reward.test_file."
+            f"held out; expected some of both. Give more, another {setting}, or a reward.test_file."
         )
     return RankingSplit(loaded, None, train, held_out)
 
@@ -106,5 +107,6 @@ def user_turns(conversations: Iterable[Sequence[Message]]) -> list[str]:
     return [prompt_hash([message]) for messages in conversations for message in messages if message.role == "user"]
 
 
-def _first_user_turn(demonstration: Demonstration) -> Sequence[Message]:
-    return [next(message for message in demonstration.messages if message.role == "user")]
+def _begun(messages: Sequence[Message]) -> Sequence[Message]:
+    """The user's first turn."""
+    return [next(message for message in messages if message.role == "user")]

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-from pipeline_helpers import changed, recipe_of, run, write_jsonl
+from pipeline_helpers import WORDS, changed, recipe_of, run, write_jsonl
 
 from whelp import pipeline
 from whelp.config import Recipe
 from whelp.errors import ConfigError, DataError, ModelError, RunError, WhelpError
 from whelp.progress import SilentProgress
+from whelp.splits import split_rankings
 
 
 def refused(recipe: Recipe, message: str, error: type[WhelpError] = DataError) -> None:
@@ -55,6 +56,19 @@ def test_prompts_without_checks_where_checks_reward(recipe: Recipe) -> None:
 def test_a_split_without_one_of_its_sides(recipe: Recipe, section: str, fraction: float, message: str) -> None:
     without_judge = changed(recipe, "evaluate", judge=False)
     refused(changed(without_judge, section, test_fraction=fraction), message)
+
+
+def test_conversations_that_begin_alike_stay_together(recipe: Recipe, tmp_path: Path) -> None:
+    def asked(i: int) -> list[dict[str, str]]:
+        begun = {"role": "user", "content": f"Hello  {WORDS[i % 9]}"}
+        return [begun, {"role": "assistant", "content": "Yes?"}, {"role": "user", "content": f"the end {i}"}]
+
+    rows = [{"prompt": asked(i), "chosen": "yes", "rejected": "nah"} for i in range(45)]
+    file = write_jsonl(tmp_path / "pairs.jsonl", rows)
+    split = split_rankings(changed(recipe, "reward", train_file=str(file)))
+    train, held_out = ({r.prompt.messages[0].content for r in side} for side in (split.train, split.held_out))
+    assert train and held_out
+    assert not train & held_out
 
 
 def test_a_shared_system_message_splits_as_well(recipe: Recipe, tmp_path: Path) -> None:
