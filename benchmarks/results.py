@@ -293,7 +293,8 @@ def machine() -> str:
         return torch.cuda.get_device_name()
     described = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = re.search(r"model name\s*: (.+)", described)
-    return f"{physical_cores()} cores of {name[1] if name else platform.processor()}"
+    cores = physical_cores()
+    return f"{cores} core{'s' * (cores > 1)} of {name[1] if name else platform.processor()}"
 
 
 def percent(estimate: Estimate) -> str:
