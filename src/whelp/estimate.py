@@ -173,7 +173,7 @@ def _sft_layers(recipe: Recipe, size: Size) -> int:
 def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     split = place.rankings
     labelled = place.round * _labelled(recipe, place)
-    learned = _ranked_tokens(split.train) + _answers(recipe, labelled, size, speed)[2]
+    learned = _ranked_tokens(split.train) + _answers(recipe, labelled, recipe.rounds.num_generations, size, speed)[2]
     seconds, tokens = _preferences(recipe, len(split.train), learned, split.held_out, 1, size, speed)
     curve = recipe.reward.learning_curve
     if again := recipe.reward.shuffles + sum(curve) + bool(curve and not recipe.reward.is_like_its_controls):
@@ -212,7 +212,8 @@ def _preferences(
 
 
 def _ranked_tokens(rankings: Sequence[Ranking]) -> float:
-    words = sum(len((r.prompt.text + " " + text).split()) for r in rankings for text in r.completions)
+    """What the answers to a prompt begin with is computed once."""
+    words = sum(len(text.split()) for r in rankings for text in (r.prompt.text, *r.completions))
     return words * TOKENS_PER_WORD + 10 * len(rankings)
 
 
@@ -227,30 +228,32 @@ def _dpo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     return scoring / speed.forward + share * _train(size, speed, tokens, response, epochs), tokens
 
 
-def _answers(recipe: Recipe, count: float, size: Size, speed: Speed) -> tuple[float, float, float]:
-    """(seconds to sample, tokens of the answers, tokens with their prompts) of so many answers, as PPO samples them."""
-    response, asked = count * recipe.ppo.response_length * 0.5, count * PROMPT_TOKENS
+def _answers(recipe: Recipe, prompts: float, each: int, size: Size, speed: Speed) -> tuple[float, float, float]:
+    """(seconds to sample, tokens of the answers, tokens with their prompts) of so many answers to each of so many prompts, as PPO
+    samples them."""
+    response, asked = prompts * each * recipe.ppo.response_length * 0.5, prompts * PROMPT_TOKENS
     return 2 * size.total * (response / speed.decode + asked / speed.forward), response, asked + response
 
 
 def _labelled(recipe: Recipe, place: Workplace) -> int:
-    """Answers that a round ranks."""
-    return min(recipe.rounds.prompts, len(place.prompts.records)) * recipe.rounds.num_generations
+    """Prompts that a round ranks answers to."""
+    return min(recipe.rounds.prompts, len(place.prompts.records))
 
 
 def _label(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     """The answers are scored by the reward model that the policy learned from, and by what ranks them."""
-    seconds, _, tokens = _answers(recipe, _labelled(recipe, place), size, speed)
+    seconds, _, tokens = _answers(recipe, _labelled(recipe, place), recipe.rounds.num_generations, size, speed)
     scored = 2 if recipe.rounds.label_model else 1
     return seconds + scored * 2 * size.total * tokens / speed.forward, tokens
 
 
 def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     config = recipe.ppo
-    decode, response, tokens = _answers(recipe, config.total_episodes, size, speed)
+    prompts = config.total_episodes / config.num_generations
+    decode, response, tokens = _answers(recipe, prompts, config.num_generations, size, speed)
     scoring = (2 * size.trunk + 4 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
     if config.shaping == "preference":  # an answer of the SFT model to each prompt
-        more, _, reference = _answers(recipe, config.total_episodes / config.num_generations, size, speed)
+        more, _, reference = _answers(recipe, prompts, 1, size, speed)
         decode, scoring = decode + more, scoring + 2 * (size.trunk + size.branch) * reference
     value = 6 * size.branch * tokens * config.num_ppo_epochs / speed.train if config.advantage == "gae" else 0.0
     policy = _train(size, speed, tokens, response, config.num_ppo_epochs)
