@@ -235,9 +235,10 @@ def test_members_are_trained_as_if_alone(build):
     assert (rewards[0] - rewards[1]).abs().min() > 1e-4
 
 
-def test_each_member_learns_from_rows_of_its_own(build):
+@pytest.mark.parametrize("max_grad_norm", [1e9, 0.1])
+def test_each_member_learns_from_rows_of_its_own(max_grad_norm, build):
     """Of three, two learn from different pairs in one step, each as if alone, and one from nothing."""
-    spec = OptimizerSpec(eps=1e-3, max_grad_norm=1e9)
+    spec = OptimizerSpec(eps=1e-3, max_grad_norm=max_grad_norm)
     together = build(head="scalar", members=3, seed=7, optimizer=spec)
     before = weights_of(together, "m")
     rows = {0: [0, 1, 2, 3], 2: [4, 5]}
@@ -248,6 +249,7 @@ def test_each_member_learns_from_rows_of_its_own(build):
         ]
         metrics = together.update(terms, {"m": LR})
     assert {"m/member-0/loss", "m/member-2/loss"} < metrics.keys()
+    assert metrics["m/grad_norm"] > 0.1, "the smaller norm clips"
     after = weights_of(together, "m")
     for member, mine in rows.items():
         engine = build(head="scalar", seed=7 + member, optimizer=spec)

@@ -100,7 +100,7 @@ class LocalEngine:
                     trained.append(member.branch)
                 if spec.head == "scalar" or not model.trunk.decoder:
                     trained.append(member.head)
-            model.weights = MasterWeights(trained, spec.optimizer)
+            model.weights = MasterWeights(trained, spec.optimizer, spec.members)
         self.models[name] = model
 
     def remove(self, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,18 +16,24 @@ class MasterWeights:
 
     The module computes with its own parameters (bf16, say). Gradients of each piece are added to the fp32 masters, the
     step is taken there, and the module's parameters are overwritten before `step` returns: no stale copy can exist.
-    Where the module is fp32 already, it is its own master.
+    Where the module is fp32 already, it is its own master. The modules are those of `members` models, as many of each, whose
+    gradients are clipped apart, so that each learns as it would alone.
     """
 
-    def __init__(self, modules: Sequence[nn.Module], spec: OptimizerSpec):
-        named = [(f"{i}.{name}", p) for i, module in enumerate(modules) for name, p in module.named_parameters()]
-        unique: dict[int, tuple[str, nn.Parameter]] = {}
-        for name, parameter in named:  # a tied weight is trained once, under its first name
-            unique.setdefault(id(parameter), (name, parameter))
-        self.names = [name for name, _ in unique.values()]
-        self.compute = [parameter.requires_grad_(True) for _, parameter in unique.values()]
+    def __init__(self, modules: Sequence[nn.Module], spec: OptimizerSpec, members: int = 1):
+        named = [(i, name, p) for i, module in enumerate(modules) for name, p in module.named_parameters()]
+        unique: dict[int, tuple[int, str, nn.Parameter]] = {}
+        for i, name, parameter in named:  # a tied weight is trained once, under its first name
+            unique.setdefault(id(parameter), (i, name, parameter))
+        self.names = [f"{i}.{name}" for i, name, _ in unique.values()]
+        self.compute = [parameter.requires_grad_(True) for _, _, parameter in unique.values()]
         self.masters = [
             p if p.dtype == torch.float32 else p.detach().float().requires_grad_(True) for p in self.compute
+        ]
+        member_of = [i * members // len(modules) for i, _, _ in unique.values()]
+        self.members = [
+            [master for master, member in zip(self.masters, member_of, strict=True) if member == own]
+            for own in range(members)
         ]
         self.spec = spec
         self.optimizer = torch.optim.AdamW(
@@ -43,8 +50,9 @@ class MasterWeights:
             parameter.grad = None
 
     def clip(self) -> float:
-        """Scale all gradients so that their global norm is at most `max_grad_norm`; returns the norm before."""
-        return float(torch.nn.utils.clip_grad_norm_(self.masters, self.spec.max_grad_norm))
+        """Scale the gradients so that each member's global norm is at most `max_grad_norm`; returns the norm of all before."""
+        norms = [torch.nn.utils.clip_grad_norm_(weights, self.spec.max_grad_norm) for weights in self.members]
+        return math.hypot(*map(float, norms))
 
     def step(self, lr: float) -> None:
         for group in self.optimizer.param_groups:
