@@ -3,8 +3,10 @@ all of this to stderr."""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO, final
 
@@ -217,3 +219,11 @@ def _live_bars(console: Console) -> LiveBars:
 def show_numbers(numbers: dict[str, float]) -> str:
     """`loss 0.412  lr 3e-05`: four significant digits."""
     return "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+
+
+def rate(interval: Mapping[str, float | None], form: str = ".0%") -> str:
+    """A mean and its interval, as metrics hold them: 63% (60% to 66%); "unknown" where it is not known."""
+    mean, low, high = (interval[name] for name in ("mean", "low", "high"))
+    if mean is None or low is None or high is None or math.isnan(mean):
+        return "unknown"
+    return f"{mean:{form}} ({low:{form}} to {high:{form}})"

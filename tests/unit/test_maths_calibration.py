@@ -10,7 +10,7 @@ import scipy.optimize
 import torch
 from maths_helpers import randn
 
-from whelp.maths.calibration import expected_calibration_error, reliability, temperature, tempered
+from whelp.maths.calibration import NOT_SURE, expected_calibration_error, reliability, temperature, tempered
 
 
 def signed(margins: torch.Tensor, true_temperature: float, seed: int) -> torch.Tensor:
@@ -75,4 +75,9 @@ def test_a_temperature_comes_from_the_other_half():
 
 
 def test_who_is_mostly_wrong_has_no_temperature():
-    assert temperature(torch.tensor([-1.0, -2.0, 0.5])) == math.inf
+    wrong = -signed(3 * randn(4_000, seed=6), 3.0, seed=7)
+    assert temperature(wrong) == pytest.approx(NOT_SURE)
+    after = tempered(wrong, torch.arange(len(wrong)))
+    rate = float((wrong > 0).double().mean())
+    assert rate < 0.45
+    assert expected_calibration_error(after) == pytest.approx(0.5 - rate, abs=1e-3), "not sure of it, and still wrong"

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from whelp.progress import rate
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -51,15 +53,15 @@ def trust(result: Mapping[str, Any]) -> None:
         "Can it be trusted?",
         ("measured on held-out pairs", "result"),
         [
-            (f"right, in {result['n']:,} pairs of {result['prompts']:,} prompts", _rate(result["accuracy_interval"])),
+            (f"right, in {result['n']:,} pairs of {result['prompts']:,} prompts", rate(result["accuracy_interval"])),
             ("people agree, in published studies", f"{people['low']:.0%} to {people['high']:.0%}: it {_AMONG[people['model']]}"),
-            ("the surface of the answers alone", _rate(result["surface"]["accuracy"])),
-            ("length alone", _rate(result["length"]["accuracy"])),
+            ("the surface of the answers alone", rate(result["surface"]["accuracy"])),
+            ("length alone", rate(result["length"]["accuracy"])),
             ("calibration error", f"{calibration['error']:.3f}, at temperature {calibration['temperature']:.2f}"
              f" {calibration['error_after']:.3f}"),
-            ("score with length, at equal rank", f"{length['mean']:+.2f} ({length['low']:+.2f} to {length['high']:+.2f})"),
-            *(("trained on shuffled ranks", _rate(one)) for one in result.get("shuffled", [])),
-            *((f"trained on {one['prompts']:,} prompts", _rate(one["accuracy"])) for one in result.get("learning_curve", [])),
+            ("score with length, at equal rank", rate(length, "+.2f")),
+            *(("trained on shuffled ranks", rate(one)) for one in result.get("shuffled", [])),
+            *((f"trained on {one['prompts']:,} prompts", rate(one["accuracy"])) for one in result.get("learning_curve", [])),
         ],
     )  # fmt: skip
     parts = [("kind", result["by_category"]), ("source", result["by_source"])]
@@ -67,7 +69,7 @@ def trust(result: Mapping[str, Any]) -> None:
         "Where it is right",
         ("", "name", "right", "prompts"),
         [
-            (what, name, _rate(one["accuracy"]), one["accuracy"]["n"])
+            (what, name, rate(one["accuracy"]), one["accuracy"]["n"])
             for what, names in parts
             for name, one in names.items()
         ],
@@ -80,10 +82,6 @@ _AMONG = {
     "above": "lies above: easier pairs than theirs, or a leak",
     "overlaps": "reaches over an edge of that",
 }
-
-
-def _rate(interval: Mapping[str, float]) -> str:
-    return f"{interval['mean']:.0%} ({interval['low']:.0%} to {interval['high']:.0%})"
 
 
 def before_after(rows: Sequence[BeforeAfterRow]) -> None:

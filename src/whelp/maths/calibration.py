@@ -10,6 +10,9 @@ from torch import Tensor
 
 from whelp.maths.stats import logistic_fit
 
+NOT_SURE = 1000.0
+"""A temperature that leaves next to no confidence, and still the side that a model is on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bin:
@@ -43,9 +46,9 @@ def expected_calibration_error(margin: Float[Tensor, "N"], bins: int = 10) -> fl
 
 def temperature(margin: Float[Tensor, "N"]) -> float:
     """T for which sigmoid(margin / T) makes the labels likeliest (Guo et al. 2017, section 4.2): above 1 for a model that is
-    surer than it should be. Infinite for one that is more often wrong than right."""
+    surer than it should be. `NOT_SURE` at most, as for one that is more often wrong than right."""
     sureness = float(logistic_fit(margin.double()[:, None], torch.ones(len(margin), dtype=torch.float64), ridge=1e-6))
-    return 1.0 / sureness if sureness > 0 else torch.inf
+    return 1.0 / max(sureness, 1.0 / NOT_SURE)
 
 
 def tempered(margin: Float[Tensor, "N"], clusters: Int[Tensor, "N"]) -> Float[Tensor, "N"]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from whelp.checkers import passes
 from whelp.maths.stats import Estimate, clustered_bootstrap, clusters_of
+from whelp.progress import rate
 from whelp.types import Completion
 
 FILE = "on_policy.jsonl"
@@ -57,9 +58,5 @@ def told(found: Sequence[Mapping[str, Any]]) -> str:
     """One sentence, "" where there is nothing to tell."""
     if not found:
         return ""
-    rates = ", ".join(
-        f"{a['mean']:.0%} ({a['low']:.0%} to {a['high']:.0%}) of {one['pairs']} up to iteration {one['step']}"
-        for one in found
-        for a in [one["accuracy"]]
-    )
+    rates = ", ".join(f"{rate(one['accuracy'])} of {one['pairs']} up to iteration {one['step']}" for one in found)
     return f"Of pairs of the policy's own answers that the checks tell apart the reward orders rightly {rates}."
