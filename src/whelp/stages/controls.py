@@ -12,10 +12,11 @@ from typing import Any
 from whelp.config import RewardConfig
 from whelp.engines.base import Engine, Held, ModelSpec, Term
 from whelp.maths.preference import BradleyTerry
+from whelp.progress import rate
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.stages import trust
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, targets
-from whelp.stages.context import Stage, epochs_of_batches, shuffled, warmup_then_linear
+from whelp.stages.context import Stage, epochs_of_batches, planned, shuffled, warmup_then_linear
 from whelp.text.chat import Chat
 from whelp.types import Ranking
 
@@ -39,6 +40,8 @@ def run(
     The curve ends at all prompts: at `whole`, the reward model's own accuracy, or where that is no like model's (None) at the
     accuracy of a last one.
     """
+    used, _ = planned(len(rankings), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed)
+    rankings = [rankings[i] for i in used]  # as the reward model did, they read no more than `max_steps` need
     measured = read_json(stage.folder / MEASURED)
     with engine.hold(render(chat, rankings)[0]) as held, engine.hold(render(chat, held_out)[0]) as test:
 
@@ -77,11 +80,12 @@ def told(metrics: Mapping[str, Any]) -> list[str]:
     """A line for each kind of control among a reward model's metrics."""
     lines = []
     if found := metrics.get("shuffled"):
-        rates = ", ".join(f"{one['mean']:.0%} ({one['low']:.0%} to {one['high']:.0%})" for one in found)
+        rates = ", ".join(rate(one) for one in found)
         inside = sum(one["low"] <= 0.5 <= one["high"] for one in found)
-        judged = (
-            f"50% lies in {inside} of {len(found)} intervals" if inside else "A LEAK: none of these intervals holds 50%"
-        )
+        above = sum(one["low"] > 0.5 for one in found)
+        judged = f"50% lies in {inside} of {len(found)} intervals"
+        if 2 * above > len(found):
+            judged = f"A LEAK: {above} of {len(found)} intervals lie above 50%"
         lines.append(f"Trained on shuffled ranks it is right in {rates}: {judged}.")
     if found := metrics.get("learning_curve"):
         rates = ", ".join(f"{one['accuracy']['mean']:.0%} after {one['prompts']}" for one in found)
