@@ -44,6 +44,7 @@ def test_smoothing_is_how_often_a_label_is_the_wrong_way_round(probability, smoo
 def test_pairs_that_are_no_tie():
     better, worse, prompt = strict_pairs([ranking(2, 1, 2), ranking(1, 1)])
     assert list(zip(better, worse, prompt, strict=True)) == [(1, 0, 0), (1, 2, 0)]
+    assert strict_pairs([ranking(1, 2, probability=0.5), ranking(1, 2, probability=0.6)]) == ([2], [3], [1])
 
 
 def test_rankings_of_one_prompt_are_of_one_cluster():

@@ -20,6 +20,7 @@ from whelp.text.formats import (
     read_prompts,
     read_rankings,
     split_by_hash,
+    with_one_id,
     without_contradictions,
 )
 from whelp.types import Demonstration, Message, Prompt, Ranking
@@ -411,6 +412,26 @@ class TestLabels:
         with pytest.raises(DataError, match="no prompt has both a completion with label true and one with label false"):
             read_rankings(write(labelled("good", True), labelled("alone", True, "Bye")))
 
+    def test_what_is_wrong_is_named_by_the_line_of_its_answer(self, write):
+        path = write(labelled("good", True), labelled("", False), labelled("alone", True, 3), labelled("bad", None))
+        with pytest.raises(DataError) as error:
+            read_rankings(path)
+        assert problems(error) == [
+            "2: completion is empty",
+            "3: prompt is neither text nor a list of messages",
+            "4: label is None; expected true or false",
+        ]
+
+    def test_answers_that_count_differently_are_joined_apart(self, write):
+        sure, doubtful = {"weight": 2, "source": "ann"}, {"weight": 0.5, "source": "ben"}
+        votes = [labelled(text, label) | who for text, label in (("a", 1), ("b", 0)) for who in (sure, doubtful)]
+        loaded = read_rankings(write(*votes, labelled("c", 0)))
+        assert [(r.completions, r.weight, r.source) for r in loaded.records] == [
+            (("a", "b"), 2.0, "ann"),
+            (("a", "b"), 0.5, "ben"),
+        ]
+        assert loaded.counts["uncompared"] == 1
+
     def test_a_label_that_means_nothing_is_named_by_its_line(self, write):
         path = write(labelled("good", True), labelled("bad", "maybe"), labelled("bad", False))
         with pytest.raises(DataError) as error:
@@ -485,7 +506,9 @@ class TestFiles:
         pair = {"prompt": "Hello", "chosen": "a", "rejected": "b"}
         loaded = read_rankings(write(pair, {**pair, "chosen": "c"}, pair, {**pair, "prompt": [USER], "id": "x"}))
         assert [ranking.completions for ranking in loaded.records] == [("a", "b"), ("c", "b")]
+        assert [ranking.weight for ranking in loaded.records] == [3.0, 1.0], "a vote that is cast again counts again"
         assert loaded.counts == {"records": 2, "duplicates": 2}
+        assert len(read_prompts(write({"prompt": "Hello"}, {"prompt": "Hello"})).records) == 1
 
     def test_what_differs_in_any_value_is_no_duplicate(self, write):
         pair = {"prompt": "Hello", "chosen": "a", "rejected": "b"}
@@ -498,6 +521,15 @@ class TestFiles:
         loaded = read_rankings(write({**PAIR, "id": "1"}, {**PAIR, "id": "3", "prompt": "Bye"}, again))
         assert [ranking.prompt.id for ranking in loaded.records] == ["1", "3", "1"]
         assert [ranking.completions[0] for ranking in loaded.records] == ["a", "a", "c"]
+
+    def test_two_prompts_of_two_files_with_one_id_are_told_apart(self, write):
+        one, two, again = (
+            read_rankings(write({**PAIR, "id": "1", "prompt": prompt}, name=f"{i}.jsonl")).records
+            for i, prompt in enumerate(("Hello", "Bye", "Hello"))
+        )
+        ids = [r.prompt.id for r in with_one_id([*one, *two, *again, *two])]
+        assert ids[0] == ids[2] == "1"
+        assert ids[1] == ids[3] != "1"
 
     def test_pairs_that_contradict_each_other_are_kept_and_counted(self, write):
         ranked = {"prompt": "Hello", "completions": ["a", "b", "c"], "ranks": [1, 2, 2]}

@@ -56,7 +56,7 @@ def strict_pairs(rankings: Sequence[Ranking]) -> tuple[list[int], list[int], lis
         for g, (ranking, rows) in enumerate(zip(rankings, rows_by_ranking(rankings), strict=True))
         for i, rank in enumerate(ranking.ranks)
         for j, other in enumerate(ranking.ranks)
-        if rank < other
+        if rank < other and ranking.probability > 0.5
     ]
     return [p[0] for p in pairs], [p[1] for p in pairs], [p[2] for p in pairs]
 

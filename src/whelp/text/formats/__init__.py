@@ -14,7 +14,7 @@ from whelp.text.formats.hashing import content_id, prompt_hash, split_by_hash
 from whelp.text.formats.labels import joined
 from whelp.text.formats.lines import Row, Source, builtins, read_source
 from whelp.text.formats.principles import read_principles
-from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format
+from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format, answered
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
 __all__ = [
@@ -48,7 +48,7 @@ class Loaded(Generic[R]):
     sha256: str
     """Of the file's bytes."""
     counts: Mapping[str, int]
-    """`records` that are kept, and `duplicates` that are not."""
+    """`records` that are kept, and `duplicates` that are not; those of a ranking add to its weight."""
 
 
 def read_demonstrations(path: str | Path) -> Loaded[Demonstration]:
@@ -66,7 +66,7 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
     prompt share the first one's id. `path` is a file, hub id or `builtin:<name>`. Raises DataError that names every broken line.
     """
     source = read_source(path)
-    rows, uncompared = joined(source.rows)
+    rows, uncompared = joined(source.rows, answered)
     if not rows and uncompared:
         raise DataError(
             f"{source.name}: no prompt has both a completion with label true and one with label false to compare."
@@ -78,11 +78,15 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
 
 
 def with_one_id(rankings: Sequence[Ranking]) -> tuple[Ranking, ...]:
-    """A prompt that is ranked again, with other answers, has the id that it had first: pairs of one prompt are alike."""
-    first: dict[tuple[Message, ...], str] = {}
-    return tuple(
-        replace(r, prompt=replace(r.prompt, id=first.setdefault(r.prompt.messages, r.prompt.id))) for r in rankings
-    )
+    """A prompt that is ranked again, with other answers, has the id that it had first: pairs of one prompt are alike. Where two
+    files gave two prompts one id, the later one takes that of its content."""
+    owner: dict[str, tuple[Message, ...]] = {}
+    ids: dict[tuple[Message, ...], str] = {}
+    for messages, id in ((r.prompt.messages, r.prompt.id) for r in rankings):
+        if messages not in ids:
+            ids[messages] = id if id not in owner else content_id(messages)
+            owner[ids[messages]] = messages
+    return tuple(replace(r, prompt=replace(r.prompt, id=ids[r.prompt.messages])) for r in rankings)
 
 
 Compared = tuple[str, frozenset[str]]
@@ -138,7 +142,8 @@ def _load(source: Source, formats: Sequence[Format[T]]) -> Loaded[T]:
             problems.append(f"{source.name}:{row.line}: {problem}")
             continue
         names[format.name] = None
-        kept.setdefault(_content(record), record)
+        content = _content(record)
+        kept[content] = _again(kept[content], record) if content in kept else record
     if problems:
         raise DataError(_report(problems, source))
     counts = {"records": len(kept), "duplicates": len(source.rows) - len(kept)}
@@ -164,6 +169,13 @@ def _claim_id(
     first, messages = lines.setdefault(owner.id, (line, owner.messages))
     if messages != owner.messages:
         raise Problem(f"has the id {owner.id!r} of line {first}, which is another conversation")
+
+
+def _again(kept: T, record: T) -> T:
+    """A vote that is cast again counts again; what else is said twice is kept once."""
+    if isinstance(kept, Ranking) and isinstance(record, Ranking):
+        return replace(kept, weight=kept.weight + record.weight)
+    return kept
 
 
 def _content(record: Demonstration | Ranking | Prompt) -> str:

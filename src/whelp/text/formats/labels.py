@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from whelp.text.formats.conversations import Problem
 from whelp.text.formats.lines import Row
 
 KEYS = ("prompt", "completion", "label")
+OF_A_RANKING = ("source", "probability", "margin", "strength", "weight")
+"""What is said of a ranking as a whole, and so of all answers in it."""
 WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 
@@ -20,22 +22,27 @@ def label_of(value: Any) -> bool:
     return WORDS[str(value).lower()]
 
 
-def joined(rows: Sequence[Row]) -> tuple[list[Row], int]:
+def joined(rows: Sequence[Row], read: Callable[[Mapping[str, Any]], object]) -> tuple[list[Row], int]:
     """Records of `KEYS` as one record for each prompt, with its `completions` and their `labels`, and how many records are left
-    out because all answers to their prompt have one label, so that nothing can be compared. Other rows stay as they are."""
+    out because all answers to their prompt have one label, so that nothing can be compared. Other rows stay as they are.
+
+    `read` raises `Problem` for a record whose prompt or completion cannot be used. Records that count differently, or come from
+    another source, are joined apart.
+    """
     result: list[Row] = []
     groups: dict[str, list[tuple[Row, bool]]] = {}
     for row in rows:
-        if not isinstance(row.value, dict) or any(row.value.get(key) is None for key in KEYS):
+        if not isinstance(row.value, dict) or any(key not in row.value for key in KEYS):
             result.append(row)
             continue
         try:
             label = label_of(row.value["label"])
+            read(row.value)
         except Problem as problem:
             result.append(Row(row.line, problem=str(problem)))
             continue
-        prompt = json.dumps(row.value["prompt"], sort_keys=True, default=repr)  # what is no text is told of later
-        groups.setdefault(prompt, []).append((row, label))
+        alike = [row.value.get(key) for key in ("prompt", *OF_A_RANKING)]
+        groups.setdefault(json.dumps(alike, sort_keys=True, default=repr), []).append((row, label))
     uncompared = 0
     for group in groups.values():
         labels, first = [label for _, label in group], group[0][0]

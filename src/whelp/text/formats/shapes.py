@@ -42,9 +42,14 @@ def messages(row: Values) -> Demonstration:
 def prompt_completion(row: Values) -> Demonstration:
     if row.get("label") is not None and not label_of(row["label"]):
         raise Problem("label says that the completion is bad, and a demonstration is imitated; take the record out")
-    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
-    answer = _answer(row["completion"], prompt.messages, "completion")
+    prompt, answer = answered(row)
     return _demonstration((*prompt.messages, Message("assistant", answer)), row)
+
+
+def answered(row: Values) -> tuple[Prompt, str]:
+    """A prompt and an answer to it."""
+    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+    return prompt, _answer(row["completion"], prompt.messages, "completion")
 
 
 def sharegpt(row: Values) -> Demonstration:
