@@ -15,7 +15,7 @@ import torch
 from pipeline_helpers import WORDS, changed, run, write_jsonl
 from safetensors.torch import load_file
 from test_stages_alone import only
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,12 +27,13 @@ from transformers import (
 from hub_server import serving
 from whelp import pipeline
 from whelp.config import Recipe
-from whelp.errors import ConfigError
+from whelp.errors import ConfigError, DataError
 from whelp.progress import PlainProgress, SilentProgress
+from whelp.rewards.classifier import ClassifierReward
 from whelp.rewards.model import ModelReward
 from whelp.runs.metrics import MetricsLog
 from whelp.text.chat import CHATML
-from whelp.types import Completion
+from whelp.types import Completion, Message, Prompt
 
 CODE = "def brief(completions):\n    return [-float(len(c.tokens)) for c in completions]\n"
 
@@ -275,6 +276,58 @@ def test_a_reward_model_of_others_scores_as_transformers_runs_it(
             inputs = fast.apply_chat_template(turns_of(sample), return_tensors="pt", return_dict=True)
         with torch.no_grad():
             assert sample["score"] == pytest.approx(float(classifier(**inputs).logits), abs=1e-4)
+
+
+def test_a_long_conversation_keeps_the_token_that_a_classifier_reads(tmp_path: Path) -> None:
+    """BERT's head reads [CLS]; `transformers` itself is asked about [CLS] and the last tokens."""
+    fast = word_level(tmp_path)
+    fast.chat_template = None
+    start, end = fast.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        "<|im_start|> $A <|im_end|>", "<|im_start|> $A <|im_end|> $B:1 <|im_end|>:1",
+        [("<|im_start|>", start), ("<|im_end|>", end)],
+    )  # fmt: skip
+    config = AutoConfig.for_model(
+        "bert", vocab_size=len(fast), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+        num_labels=1, pad_token_id=1, initializer_range=0.5,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    classifier = AutoModelForSequenceClassification.from_config(config).eval()
+    answer = Completion(Prompt("p", (Message("user", "hello fine the " * 5),)), "the fine hello fine", (), (), True)
+    whole = fast("hello fine the " * 5, answer.text, return_tensors="pt")
+    assert whole["input_ids"][0, 0] == start
+    cut = {key: torch.cat([value[:, :1], value[:, -9:]], 1) for key, value in whole.items()}
+    with torch.no_grad():
+        expected, headless = (
+            float(classifier(**inputs).logits)
+            for inputs in (cut, {key: value[:, -10:] for key, value in whole.items()})
+        )
+    [score] = ClassifierReward(classifier, fast, 10)([answer], None).tolist()
+    assert score == pytest.approx(expected, abs=1e-5)
+    assert score != pytest.approx(headless, abs=1e-2)
+
+
+def test_a_template_that_refuses_a_conversation_is_named(tmp_path: Path) -> None:
+    fast = word_level(tmp_path)
+    fast.chat_template = "{{ raise_exception('no system turns here') }}"
+    asked = Prompt("p", (Message("system", "the"), Message("user", "hello")))
+    with pytest.raises(DataError, match="refuses a conversation of the turns system, user, assistant: no system turns"):
+        ClassifierReward(None, fast, 10).encode(Completion(asked, "fine", (), (), True))
+
+
+def test_a_reward_model_may_start_from_a_base_with_another_tokenizer(
+    recipe: Recipe, tiny_model_folder, tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    AutoModelForCausalLM.from_pretrained(tiny_model_folder("qwen3", seed=3)).save_pretrained(other)
+    word_level(other)
+    said = io.StringIO()
+    apart = changed(recipe, "reward", model=str(other))
+    asked = only(changed(apart, "ppo", total_episodes=16, reward="model"), "sft", "reward", "ppo")
+    pipeline.run(asked, ["whelp", "run"], False, PlainProgress(said))
+    assert "its unit is the spread of the ranked answers" in said.getvalue()
+    assert "has another tokenizer than the policy: it reads the answers' text" in said.getvalue()
+    assert len(logged(asked)) == 2
 
 
 def test_a_reward_model_of_the_hub_is_named_by_its_id(

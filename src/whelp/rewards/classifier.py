@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
+from jinja2 import TemplateError
 from torch import Tensor
 
 from whelp.engines.base import Held
+from whelp.errors import DataError
 from whelp.types import Completion
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ class ClassifierReward:
     model: Any
     tokenizer: PreTrainedTokenizerBase
     max_length: int
-    """In tokens; longer conversations lose their start."""
+    """In tokens; longer conversations lose their start, but for its first token."""
 
     @torch.no_grad()
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
@@ -52,5 +54,15 @@ class ClassifierReward:
             whole = self.tokenizer(said, completion.text)
         else:
             turns.append({"role": "assistant", "content": completion.text})
-            whole = self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
-        return {key: value[-self.max_length :] for key, value in whole.items()}
+            try:
+                whole = self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
+            except TemplateError as error:
+                roles = ", ".join(turn["role"] for turn in turns)
+                raise DataError(
+                    f"the chat template of {self.tokenizer.name_or_path} refuses a conversation of the turns {roles}: {error}"
+                ) from error
+        return {key: self.cut(value) for key, value in whole.items()}
+
+    def cut(self, values: list[int]) -> list[int]:
+        """At most `max_length` values: the first, where a special token such as [CLS] may stand, and the last."""
+        return values if len(values) <= self.max_length else [values[0], *values[1 - self.max_length :]]
