@@ -17,6 +17,7 @@ from whelp.config import DPOConfig, PPOConfig, Recipe, RewardConfig, SFTConfig
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.models.export import class_name
+from whelp.models.loading import has_vocabulary
 from whelp.models.sources import resolve
 from whelp.rewards.formula import functions
 from whelp.runs.files import as_run_error, read_json, sha256_file
@@ -113,6 +114,8 @@ def rankings_inputs(place: Workplace) -> dict[str, Input]:
         inputs["test_rankings"] = data_input(split.test)
     else:
         inputs["split"] = Input(split.loaded.path, f"{held_out_fraction(place.recipe):g} of the prompts held out")
+    if place.recipe.reward.contradictions == "drop":
+        inputs["contradictions"] = Input(split.loaded.path, "dropped")
     return inputs
 
 
@@ -193,12 +196,17 @@ def train_reward_model(
     # A judge compares two answers: where its zero lies is all the same.
     has_policy = kind_of(name) == "reward" and place.policy != place.base
     demonstrations = place.demonstrations.records if has_policy else ()
-    if has_policy:
+    can_sample = has_policy and has_vocabulary(engine.chat.tokenizer, place.policy)
+    if can_sample:
         place.add(engine, "policy", place.policy)
+    elif has_policy:
+        place.progress.say(
+            f"{source} has another tokenizer than the policy: its unit is the spread of the ranked answers"
+        )
     ppo = place.recipe.ppo
     sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
-    gain, shifts = reward.scale(engine, engine.chat, train, demonstrations, sampling if has_policy else None)
-    noted: dict[str, Any] = {"reward_temperature": ppo.temperature} if has_policy else {}
+    gain, shifts = reward.scale(engine, engine.chat, train, demonstrations, sampling if can_sample else None)
+    noted: dict[str, Any] = {"reward_temperature": ppo.temperature} if can_sample else {}
     if config.members > 1:
         noted["reward_member_shifts"] = shifts
     export(place, engine, "reward", name, gain=gain, reward_shift=shifts[0], reward_gain=gain, **noted)

@@ -12,8 +12,10 @@ from typing import Any
 
 from whelp.engines.base import SamplingParams
 from whelp.errors import DataError, Interrupted
+from whelp.progress import rate
 from whelp.runs.files import sha256_json, write_text_atomic
 from whelp.scorers import labeller, reward_engine
+from whelp.splits import begun
 from whelp.stages import trust
 from whelp.stages.comparisons import render, strict_pairs
 from whelp.stages.context import answers_in_order, shuffled
@@ -53,10 +55,9 @@ def work(place: Workplace) -> dict[str, Any]:
         )
     write(folder / RANKED, told_apart)
     result = {"prompts": len(rows), "uncompared": len(rows) - len(told_apart), **how_right(place, labelled_in(folder))}
-    a = result["accuracy"]
     place.progress.say(
-        f"{place.named('label')}: the reward model that the policy learned from orders {a['mean']:.0%} ({a['low']:.0%} to "
-        f"{a['high']:.0%}) of {result['pairs']} fresh pairs rightly"
+        f"{place.named('label')}: the reward model that the policy learned from orders {rate(result['accuracy'])} of "
+        f"{result['pairs']} fresh pairs rightly"
     )
     return result
 
@@ -92,9 +93,10 @@ def answered(place: Workplace) -> list[dict[str, Any]]:
 
 
 def askable(place: Workplace) -> list[Prompt]:
-    """PPO's prompts without those that measure the reward model or teach the judge. Raises `DataError` where none is left."""
-    held_out = {prompt_hash(ranking.prompt.messages) for ranking in place.rankings.held_out}
-    prompts = [prompt for prompt in place.prompts.records if prompt_hash(prompt.messages) not in held_out]
+    """PPO's prompts without those that begin like one that measures the reward model or teaches the judge. Raises `DataError`
+    where none is left."""
+    held_out = {prompt_hash(begun(ranking.prompt.messages)) for ranking in place.rankings.held_out}
+    prompts = [prompt for prompt in place.prompts.records if prompt_hash(begun(prompt.messages)) not in held_out]
     if not prompts:
         raise DataError(
             f"{place.prompts.path}: all {len(place.prompts.records)} prompts are held out from the reward model, so none can be "
@@ -138,7 +140,8 @@ def ranked_by_people(place: Workplace) -> list[dict[str, Any]]:
         write(file, answered(place))
     source = read_source(file)
     rows = [row.value if isinstance(row.value, dict) else {} for row in source.rows]
-    if all(rank is None for row in rows if isinstance(row.get("ranks"), list) for rank in row["ranks"]):
+    ranks = [rank for row in rows if isinstance(row.get("ranks"), list) for rank in row["ranks"]]
+    if ranks and all(rank is None for rank in ranks):
         raise Interrupted(
             f"{len(rows)} prompts with their answers wait for people in {file}: write into each record's ranks 1 for the best "
             "answer, 2 for the next, and equal numbers for a tie"

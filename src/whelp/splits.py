@@ -28,7 +28,7 @@ def split_demonstrations(
 
     Raises `DataError` where nothing is left to train on.
     """
-    train, held_out = split_by_hash(loaded.records, lambda d: _begun(d.messages), 1 - test_fraction, "sft")
+    train, held_out = split_by_hash(loaded.records, lambda d: begun(d.messages), 1 - test_fraction, "sft")
     if not train:
         raise DataError(
             f"{loaded.path} holds {len(loaded.records)} demonstrations, of which sft.test_fraction {test_fraction} leaves "
@@ -63,7 +63,7 @@ def split_rankings(recipe: Recipe) -> RankingSplit:
         refuse_overlap(config.train_file, loaded.records, config.test_file, test.records)
         return RankingSplit(loaded, test, loaded.records, test.records)
     train, held_out = split_by_hash(
-        loaded.records, lambda r: _begun(r.prompt.messages), 1 - held_out_fraction(recipe), "rankings"
+        loaded.records, lambda r: begun(r.prompt.messages), 1 - held_out_fraction(recipe), "rankings"
     )
     if not train or not held_out:
         setting = "evaluate.judge_fraction" if has_judge(recipe) else "reward.test_fraction"
@@ -107,6 +107,6 @@ def user_turns(conversations: Iterable[Sequence[Message]]) -> list[str]:
     return [prompt_hash([message]) for messages in conversations for message in messages if message.role == "user"]
 
 
-def _begun(messages: Sequence[Message]) -> Sequence[Message]:
+def begun(messages: Sequence[Message]) -> Sequence[Message]:
     """The user's first turn."""
     return [next(message for message in messages if message.role == "user")]

@@ -85,6 +85,7 @@ def test_dpo_runs_again_where_its_split_changes_and_stands_beside_ppo(recipe: Re
     run(alone)
     assert states(run(alone))["dpo"] == "unchanged"
     assert states(run(changed(alone, "reward", test_fraction=0.4)))["dpo"] == "ran"
+    assert states(run(changed(alone, "reward", test_fraction=0.4, contradictions="drop")))["dpo"] == "ran"
     both = recipe.model_copy(update={"stages": ("sft", "reward", "ppo", "dpo", "evaluate", "report")})
     evaluation = run(both).results["evaluate"]
     assert set(evaluation["differences"]) == {"sft - base", "rlhf - sft", "dpo - rlhf", "dpo - sft"}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from whelp.cli import show
 from whelp.config import RewardConfig
@@ -16,11 +20,13 @@ from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.progress import SilentProgress
+from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
 from whelp.stages import comparisons, controls, reward, trust
 from whelp.stages.context import Stage
-from whelp.text.chat import Chat
-from whelp.types import Demonstration, Message, Prompt, Ranking
+from whelp.text.chat import Chat, Rendered
+from whelp.text.negatives import SOURCE
+from whelp.types import Demonstration, Message, Prompt, Ranking, Sequences
 
 LETTERS = "aehiost"
 
@@ -252,8 +258,9 @@ def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     inside = [one for one in found["shuffled"] if one["low"] <= 0.5 <= one["high"]]
     assert inside
     assert f"50% lies in {len(inside)} of 2 intervals" in told[0]
-    leaks = [{"mean": 0.6, "low": 0.55, "high": 0.66}] * 2
-    assert "A LEAK" in controls.told({"shuffled": leaks})[0]
+    leak, fair, below = ({"mean": m, "low": m - 0.05, "high": m + 0.05} for m in (0.6, 0.5, 0.4))
+    assert "A LEAK: 3 of 5" in controls.told({"shuffled": [leak, fair, leak, below, leak]})[0]
+    assert "50% lies in 2 of 5" in controls.told({"shuffled": [leak, fair, leak, below, fair]})[0]
 
 
 def test_five_shuffles_of_which_none_shuffles_are_a_leak(
@@ -272,8 +279,8 @@ def test_five_shuffles_of_which_none_shuffles_are_a_leak(
         found = controls.run(engine, chat, spec, rankings(32, 1), rankings(40, 2), config, stage)
         assert len(found["shuffled"]) == 5
         [told[kind]] = controls.told(found)
-    assert "A LEAK" in told["leak"]
-    assert "of 5 intervals" in told["honest"]
+    assert "A LEAK: 5 of 5 intervals lie above 50%" in told["leak"]
+    assert "50% lies in" in told["honest"]
 
 
 def test_controls_that_were_measured_are_not_trained_again(
@@ -300,6 +307,53 @@ def test_controls_that_were_measured_are_not_trained_again(
     assert measured(tmp_path / "killed") == whole
     assert trained[2] == trained[3]
     assert len(set(trained)) == len(trained) - 1, "none but the one that was killed is trained again"
+
+
+def test_controls_read_no_more_than_the_steps_need(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[int] = []
+    monkeypatch.setattr(controls, "_train", lambda *arguments: taught.append(len(arguments[3])))
+    spec = ModelSpec(source=tiny_model_folder("llama"), head="scalar", optimizer=OptimizerSpec(), fresh_head=True)
+    config = RewardConfig(max_steps=3, per_step_batch_size=4, shuffles=1, learning_curve=(0.5,))
+    stage = Stage(tmp_path, SilentProgress(), seed=0)
+    own = {"mean": 0.9, "low": 0.8, "high": 1.0, "n": 4}
+    found = controls.run(LocalEngine(chat, compute), chat, spec, rankings(40, 1), rankings(8, 2), config, stage, own)
+    assert taught == [12, 6]
+    assert [one["prompts"] for one in found["learning_curve"]] == [6, 12]
+
+
+def test_rankings_of_a_source_named_as_made_ones_are_learned_from_and_counted(
+    tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    named = [replace(r, source=SOURCE) for r in rankings(24, 1)]
+    changes = {"negatives": 1.0}
+    result, _ = train(tiny_model_folder("llama"), chat, compute, tmp_path, named, rankings(8, 2), changes)
+    assert (result["train_rankings"], result["train_pairs"]) == (24, 24 * 3)
+    assert result["train_negatives"] > 0
+
+
+def test_a_model_that_is_wrong_on_answers_of_one_length_is_told_of_from_its_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """What JSON cannot hold is null there: a correlation with a length that never varies."""
+    asked = [Prompt(str(i), (Message("user", f"{i}"),)) for i in range(40)]
+    data = [Ranking(prompt, ("yes sir", "no sir"), (1, 2)) for prompt in asked]
+
+    class Wrong:
+        def rewards(self, name: str, held: Sequences) -> torch.Tensor:
+            return torch.tensor([[-1.0, 1.0] * len(held)])[:, : len(held)]
+
+        def hold(self, sequences: Sequences) -> contextlib.nullcontext:
+            return contextlib.nullcontext(sequences)
+
+    chat_of_words = SimpleNamespace(answer=lambda prompt, text: Rendered((1, 2), (False, True)))
+    write_json_atomic(tmp_path / "metrics.json", trust.measure(Wrong(), chat_of_words, data, data))
+    show.trust(read_json(tmp_path / "metrics.json"))
+    said = capsys.readouterr().out
+    assert "0% (0% to 0%)" in said
+    assert re.search(r"score with length, at equal rank\s+unknown", said)
+    assert "1000.00" in said
 
 
 def test_what_a_doubling_of_the_prompts_brings() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 from pipeline_helpers import WORDS, changed, run, states, write_jsonl
 
-from whelp import pipeline
+from whelp import pipeline, rounds
 from whelp.config import Recipe
 from whelp.errors import ConfigError, DataError, Interrupted, ModelError
 from whelp.progress import SilentProgress
+from whelp.runs.manifest import Run
 from whelp.splits import split_rankings
 from whelp.text.formats import read_rankings
+from whelp.workplace import Workplace
 
 ROUND = ["label", "reward", "ppo"]
 
@@ -94,6 +96,9 @@ def test_people_rank(online: Recipe) -> None:
             DataError, match=rf"1 of {len(records)} records are not ranked \(line 2\): expected ranks with"
         ):
             run(asked)
+    write_jsonl(file, [ranked(record, 1) for record in records])
+    with pytest.raises(DataError, match=rf"{len(records)} of {len(records)} records are not ranked"):
+        run(asked)
     write_jsonl(file, whole)
     assert {name for name, state in states(run(asked)).items() if state == "ran"} == {"label-1", "reward-1", "ppo-1"}
     found = read_rankings(Path(online.output_dir) / "label-1" / "rankings.jsonl").records
@@ -139,6 +144,20 @@ def test_no_round_asks_what_is_held_out(online: Recipe, tmp_path: Path) -> None:
     before, behind = (results(online, stage) for stage in ("reward", "reward-1"))
     assert behind["train_rankings"] == before["train_rankings"] + len(labelled)
     assert behind["train_prompts"] == before["train_prompts"], "ranked before, ranked again: one prompt"
+
+
+def test_no_round_asks_what_begins_like_something_held_out(online: Recipe, tmp_path: Path) -> None:
+    held_out = split_rankings(online).held_out
+    talk = [
+        {"role": "system", "content": "You are kind."},
+        {"role": "user", "content": held_out[0].prompt.text},
+        {"role": "assistant", "content": "Yes?"},
+        {"role": "user", "content": "the end"},
+    ]
+    check = {"kind": "length", "any": ["e"], "max_words": 2}
+    file = write_jsonl(tmp_path / "talk.jsonl", [{"prompt": p, "check": check} for p in (talk, "hello there")])
+    place = Workplace(changed(online, "ppo", train_file=str(file)), Run(tmp_path / "r"), SilentProgress())
+    assert [prompt.text for prompt in rounds.askable(place)] == ["hello there"]
 
 
 def test_answers_that_are_all_alike_teach_nothing(online: Recipe, tmp_path: Path) -> None:

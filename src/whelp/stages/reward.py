@@ -18,7 +18,7 @@ from whelp.stages.comparisons import prompts_of, render, rows_by_ranking, target
 from whelp.stages.context import Record, Stage, numbers, planned, shuffled, warmup_then_linear
 from whelp.stages.trust import measure
 from whelp.text.chat import Chat, Rendered, sequences
-from whelp.text.negatives import SOURCE, negatives
+from whelp.text.negatives import negatives
 from whelp.types import Demonstration, Prompt, Ranking
 
 SCALE_PROMPTS = 64
@@ -38,8 +38,9 @@ def train(
     used, batches = planned(
         len(learned), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
     )
+    count = sum(i < len(rankings) for i in used)
     learned = [learned[i] for i in used]
-    rankings = [ranking for ranking in learned if ranking.source != SOURCE]
+    rankings, made = learned[:count], learned[count:]
     data, too_long = render(chat, learned)
     rows_of = rows_by_ranking(learned)
     loss = BradleyTerry(config.center_rewards_coefficient)
@@ -60,7 +61,7 @@ def train(
         "train_prompts": len(set(prompts_of(rankings))),
         "train_rankings": len(rankings),
         "train_pairs": sum(len(ranking.pairs()) for ranking in rankings),
-        "train_negatives": sum(len(ranking.completions) - 1 for ranking in learned if ranking.source == SOURCE),
+        "train_negatives": sum(len(ranking.completions) - 1 for ranking in made),
         **too_long,
         "held_out_truncated": render(chat, held_out)[1]["truncated"],
         "steps": len(batches),
