@@ -3,7 +3,8 @@
     python benchmarks/ensemble.py cost                      five members of four layers against one: training and scoring
     python benchmarks/ensemble.py doubt runs/x/reward       the variance over the members of a trained ensemble
 
-`cost` times the same rankings with one and with five members, each in turn, and takes the best of several rounds. `doubt` sets
+`cost` times the same rankings with one and with five members, each in turn, and takes the best of several rounds; it leaves
+`benchmarks/results/ensemble-cost.json`. `doubt` sets
 the variance of the members' scores on held-out answers against that on sentences from Python's own manual, as many words of
 them, which every Python brings along: the area under the ROC curve is how often the strange text has the larger variance. It
 leaves `benchmarks/results/doubt-<seed>.json`.
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from results import RECORDS, commit, machine
@@ -83,14 +85,18 @@ def seconds(place: Workplace, rankings: Sequence[Ranking], members: int) -> tupl
 def cost() -> None:
     place = workplace()
     rankings = place.rankings.train[:RANKINGS]
-    best: dict[int, tuple[float, ...]] = {}
+    found: dict[int, list[tuple[float, float]]] = {1: [], 5: []}
     for _ in range(ROUNDS):
-        for members in (1, 5):
-            found = seconds(place, rankings, members)
-            best[members] = tuple(map(min, best.get(members, found), found))
-            print(f"{members} members: training {found[0]:.1f} s, scoring {found[1]:.1f} s", flush=True)
-    for what, place_in in (("training", 0), ("scoring", 1)):
-        print(f"{what}: five members take {best[5][place_in] / best[1][place_in]:.2f} times what one takes")
+        for members, rounds in found.items():
+            rounds.append(seconds(place, rankings, members))
+            print("{} members: training {:.1f} s, scoring {:.1f} s".format(members, *rounds[-1]), flush=True)
+    record: dict[str, Any] = {"machine": machine(), "commit": commit(), "seconds": found}
+    for what, one, five in zip(
+        ("training", "scoring"), zip(*found[1], strict=True), zip(*found[5], strict=True), strict=True
+    ):
+        record[what] = min(five) / min(one)
+        print(f"{what}: five members take {record[what]:.2f} times what one takes")
+    write_json_atomic(RECORDS / "ensemble-cost.json", record)
 
 
 def doubt(folder: Path) -> None:
@@ -134,12 +140,13 @@ def area_under_roc(above: Tensor, below: Tensor) -> Estimate:
 
 
 def manual() -> list[str]:
-    """Sentences of the running text in Python's manual."""
+    """Sentences of the running text in Python's manual, each once."""
     from pydoc_data.topics import topics
 
     paragraphs = [" ".join(p.split()) for text in topics.values() for p in text.split("\n\n")]
     prose = [p for p in paragraphs if len(p.split()) > 12 and re.fullmatch(r"[A-Z][\w ,.;:'()\"*`/\-]+[.:]", p)]
-    return [sentence for p in prose for sentence in re.split(r"(?<=[.:]) (?=[A-Z])", re.sub(r'["*`]', "", p))]
+    sentences = [sentence for p in prose for sentence in re.split(r"(?<=[.:]) (?=[A-Z])", re.sub(r'["*`]', "", p))]
+    return list(dict.fromkeys(sentences))
 
 
 def length_matched(sentences: Sequence[str], lengths: Sequence[int]) -> list[str]:

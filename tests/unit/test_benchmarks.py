@@ -54,3 +54,32 @@ def test_the_enumerated_gradient_is_that_of_the_kl(monkeypatch: pytest.MonkeyPat
         assert float(found[place]) == pytest.approx((kl(policy + nudge) - kl(policy - nudge)) / 2e-6, abs=1e-8)
     total = log_probabilities(model(policy), prompts[0], answers, 0).exp().sum()
     assert float(total) == pytest.approx(1.0)
+
+
+def test_the_area_under_the_curve_counts_pairs_and_its_interval_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from ensemble import area_under_roc
+
+    draw = torch.Generator().manual_seed(0)
+    above = (torch.randn(60, generator=draw) + 0.7).round(decimals=1)
+    below = torch.randn(60, generator=draw).round(decimals=1)  # rounded: some are equal, which counts half
+    wins = sum(1.0 * (a > b) + 0.5 * (a == b) for a in above.tolist() for b in below.tolist())
+    found = area_under_roc(above, below)
+    assert found.mean == pytest.approx(wins / 60**2)
+    assert 0.5 < found.low < found.mean < found.high < 1
+    assert area_under_roc(below, below.clone()).mean == pytest.approx(0.5)
+
+
+def test_texts_of_the_manual_are_whole_sentences_of_like_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    from ensemble import length_matched, manual
+
+    sentences, lengths = manual(), [12, 40, 7, 80, 25] * 20
+    texts = length_matched(sentences, lengths)
+    whole = " ".join(sentences)
+    assert len(set(texts)) == len(texts)
+    for text, length in zip(texts, lengths, strict=True):
+        assert text[0].isupper() and text[-1] in ".:"
+        assert text in whole or length > 7, "a text of one sentence stands as it is in the manual"
+        assert len(text.split()) < length + 60
+    assert sum(len(text.split()) for text in texts) == pytest.approx(sum(lengths), rel=0.15)
