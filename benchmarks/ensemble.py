@@ -44,7 +44,7 @@ from whelp.text.chat import sequences
 from whelp.types import Ranking
 from whelp.workplace import Workplace
 
-RANKINGS, BATCH, ROUNDS, SHOWN, DRAWS = 32, 8, 3, 200, 1000
+RANKINGS, BATCH, ROUNDS, SHOWN, DRAWS, SHORTEST = 32, 8, 3, 200, 1000, 4
 NAME = "reward"
 
 
@@ -146,19 +146,23 @@ def manual() -> list[str]:
     paragraphs = [" ".join(p.split()) for text in topics.values() for p in text.split("\n\n")]
     prose = [p for p in paragraphs if len(p.split()) > 12 and re.fullmatch(r"[A-Z][\w ,.;:'()\"*`/\-]+[.:]", p)]
     sentences = [sentence for p in prose for sentence in re.split(r"(?<=[.:]) (?=[A-Z])", re.sub(r'["*`]', "", p))]
-    return list(dict.fromkeys(sentences))
+    return list(dict.fromkeys(sentence for sentence in sentences if len(sentence.split()) >= SHORTEST))
 
 
 def length_matched(sentences: Sequence[str], lengths: Sequence[int]) -> list[str]:
-    """Whole sentences, in their order, for each length: as many as bring the words nearest to it."""
-    result, following = [], iter(sentences)
+    """For each length whole sentences of about as many words in all: again and again the first of those left that fits."""
+    left = [(len(sentence.split()), sentence) for sentence in sentences]
+    result = []
     for length in lengths:
-        taken = [next(following)]
-        while (missing := length - len(" ".join(taken).split())) > 0:
-            sentence = next(following)
-            if len(sentence.split()) > 2 * missing:  # without it the text is nearer; the sentence is passed over
+        taken, missing = [], length
+        while missing > 0:
+            fitting = next((one for one in left if one[0] <= 1.25 * missing), None)
+            if fitting is None and taken:
                 break
+            words, sentence = fitting or min(left)
+            left.remove((words, sentence))
             taken.append(sentence)
+            missing -= words
         result.append(" ".join(taken))
     return result
 
