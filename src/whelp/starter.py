@@ -13,7 +13,7 @@ from whelp.text.formats import Loaded, read_demonstrations, read_prompts, read_r
 from whelp.text.formats.conversations import Problem
 from whelp.text.formats.labels import joined
 from whelp.text.formats.lines import read_source
-from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format
+from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format, answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ def start(files: Sequence[str], model: str | None, name: str) -> tuple[str, list
             raise ConfigError(f"{found[kind.name]} and {file} both hold {kind.name}; put them into one file.")
         found[kind.name] = file
         duplicates = loaded.counts["duplicates"]
-        more = f", {duplicates} duplicates left out" if duplicates else ""
+        more = f", {duplicates} duplicates" if duplicates else ""
         notes.append(f"found: {file}: {len(loaded.records)} {kind.name} ({loaded.format}{more})")
     notes += _missing(found)
     return to_yaml(_recipe(found, model, name), header="\n".join(["Written by whelp init.", *notes])), notes
@@ -64,7 +64,7 @@ def _look_at(file: str) -> tuple[Kind, Loaded[Any]]:
     source = read_source(file)
     if not source.rows:
         raise DataError(f"{file}: is empty; expected a record a line, for example {{'prompt', 'chosen', 'rejected'}}")
-    first = next(iter(joined(source.rows)[0]), source.rows[0])
+    first = next(iter(joined(source.rows, answered)[0]), source.rows[0])
     if first.problem:
         raise DataError(f"{file}:{first.line}: {first.problem}")
     row = first.value
