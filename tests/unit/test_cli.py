@@ -388,7 +388,7 @@ class TestPrepare:
     def test_init_writes_a_recipe_that_loads_and_says_what_is_missing(self, pipeline):
         data("pairs.jsonl", pair("a"), pair("b"), pair("b"))
         shown = call("init", "--data", "pairs.jsonl", "--model", "org/m", "--output", "new/mine.yaml").stdout
-        assert "found: pairs.jsonl: 2 rankings (prompt/chosen/rejected, 1 duplicates left out)" in shown
+        assert "found: pairs.jsonl: 2 rankings (prompt/chosen/rejected, 1 duplicates)" in shown
         assert "missing: demonstrations; SFT uses the built-in demonstrations" in shown
         assert "missing: prompts; PPO uses those of pairs.jsonl" in shown
         text = Path("new/mine.yaml").read_text()
