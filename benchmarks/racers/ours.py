@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from whelp.maths.shaping import RunningMoments
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.rewards.model import ModelReward
+from whelp.rewards.rules import CheckerReward
 from whelp.runs.manifest import Run
 from whelp.scorers import critic
 from whelp.stages import ppo, sft
@@ -65,7 +67,7 @@ def prompts_of(work: dict[str, Any], engine: LocalEngine) -> list[Prompt]:
     return prompts
 
 
-def decode(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+def decode(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
     engine = place.engine(place.base)
     engine.add("policy", place.spec(place.base))
     prompts = prompts_of(work, engine)
@@ -75,7 +77,7 @@ def decode(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
         yield {"generated": sum(len(c.tokens) for c in engine.sample("policy", prompts, params))}
 
 
-def forward(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+def forward(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
     engine = place.engine(place.base)
     engine.add("policy", place.spec(place.base))
     data = sequences_of(work)
@@ -84,7 +86,7 @@ def forward(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
             yield {"scored": int(engine.logprobs("policy", held).is_response.sum())}
 
 
-def score_by_roles(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+def score_by_roles(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
     """The same sequences by `work["roles"]` policies, each of which has layers of its own on one trunk."""
     engine = place.engine(place.base)
     roles = [f"role-{i}" for i in range(work["roles"])]
@@ -97,7 +99,7 @@ def score_by_roles(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
             yield {"scored": sum(int(engine.logprobs(role, held).is_response.sum()) for role in roles)}
 
 
-def train_sft(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+def train_sft(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
     config, data = place.recipe.sft, sequences_of(work)
     engine = place.engine(place.base)
     layers = place.recipe.sft_layers
@@ -110,7 +112,7 @@ def train_sft(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
         yield {"trained": sum(len(data.tokens[row]) for rows in batches for row in rows), "steps": len(batches)}
 
 
-def train_reward(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+def train_reward(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
     config, data = place.recipe.reward, sequences_of(work)
     engine = place.engine(place.base)
     engine.add("reward", place.spec(place.base, head="scalar", fresh_head=True, optimizer=optimizer(config)))
@@ -128,14 +130,36 @@ def train_reward(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
         yield {"pairs": pairs, "steps": len(batches)}
 
 
-def train_ppo(place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
-    """One iteration a turn: as `jobs.ppo_work` and `stages.ppo.train` have it."""
+def ppo_engine(place: Workplace) -> LocalEngine:
+    """As `jobs.ppo_work` has it, with a reward model that knows nothing yet."""
     config = place.recipe.ppo
     engine = place.engine(place.base, temperature=config.temperature)
     engine.add("policy", place.spec(place.base, optimizer=ppo_optimizer(config)))
     engine.add("reference", place.spec(None, copy_of="policy"))
     engine.add("reward", place.spec(place.base, head="scalar", fresh_head=True))
     engine.add("value", critic(place, engine, ppo_optimizer(config)))
+    return engine
+
+
+def learn(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+    """One iteration a turn, as `stages.ppo.train` has it, of fresh prompts that their checks score."""
+    config, engine = place.recipe.ppo, ppo_engine(place)
+    checked = zip(prompts_of(work, engine), work["checks"], strict=True)
+    prompts = [replace(prompt, check=check) for prompt, check in checked]
+    turns.save = lambda folder: engine.export("policy", folder)
+    iterations, reward = config.total_episodes // config.batch_size, CheckerReward(beside_twins=False)
+    for step in range(1, iterations + 1):
+        batch, copies = ppo.batch_of_prompts(prompts, config.batch_size, step, 0, config.num_generations)
+        completions = ppo.sample(engine, batch, copies, config, (0, step))
+        with engine.hold(sampled(engine.chat, completions)) as held:
+            rollout = ppo.score(engine, completions, held, reward, config, RunningMoments())
+            ppo.learn(engine, rollout, config.kl_coef, config, step, iterations, 0)
+        yield {"episodes": len(completions)}
+
+
+def train_ppo(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[Counts]:
+    """One iteration a turn: as `stages.ppo.train` has it, always of the same prompts."""
+    config, engine = place.recipe.ppo, ppo_engine(place)
     prompts = prompts_of(work, engine)
     Fixed.lengths, local.Sampler = work["lengths"], Fixed
     reward = ModelReward(engine, "reward", torch.zeros(1), lambda scores: scores[0])
@@ -154,20 +178,21 @@ def sequences_of(work: dict[str, Any]) -> Sequences:
     return Sequences([tuple(t) for t in work["tokens"]], [tuple(m) for m in work["is_response"]], work["group"])
 
 
-KINDS: dict[str, Callable[[Workplace, dict[str, Any]], Iterator[Counts]]] = {
+KINDS: dict[str, Callable[[Turns, Workplace, dict[str, Any]], Iterator[Counts]]] = {
     "decode": decode,
     "forward": forward,
     "roles": score_by_roles,
     "sft": train_sft,
     "reward": train_reward,
     "ppo": train_ppo,
+    "learn": learn,
 }
 
 
 def main() -> None:
     turns = Turns()
     work, side = asked()
-    counts = KINDS[work["kind"]](workplace(work, side), work)
+    counts = KINDS[work["kind"]](turns, workplace(work, side), work)
     while True:
         turns.wait()
         turns.done(**next(counts))

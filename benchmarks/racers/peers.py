@@ -1,4 +1,5 @@
-"""The peers' side of a race: transformers and TRL, in environments of their own, without whelp.
+"""The peers' side of a race: transformers and TRL, in environments of their own, without whelp (but for the checks that score
+answers, where both sides learn from them).
 
     python peers.py WORK SIDE
 
@@ -10,8 +11,12 @@ TRL's trainers run as they are; a callback holds them between two turns.
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -201,12 +206,88 @@ def train_ppo(turns: Turns, work: Work, side: Work) -> None:
     trainer.train()
 
 
+class Prompts(torch.nn.Module):
+    """Gives the tokens as they are, where TRL asks a reward model's layers for its hidden states."""
+
+    def forward(self, input_ids: torch.Tensor, **_: Any) -> Any:
+        return SimpleNamespace(hidden_states=[input_ids])
+
+
+class Checker(torch.nn.Module):
+    """Scores as whelp's `CheckerReward` does, by the very same functions."""
+
+    base_model_prefix = "prompts"
+
+    def __init__(self, work: Work, tokenizer: Any):
+        super().__init__()
+        sys.path.insert(0, work["source"])
+        self.prompts = Prompts()
+        self.tokenizer = tokenizer
+        self.checks = {tuple(prompt): check for prompt, check in zip(work["prompts"], work["checks"], strict=True)}
+        self.header = work["header"]
+
+    def score(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[B T 1]: the score of a row at all of its positions."""
+        scores = torch.tensor([self.of(row) for row in tokens.tolist()], device=tokens.device)
+        return scores[:, None, None].expand(*tokens.shape, 1)
+
+    def of(self, row: list[int]) -> float:
+        from whelp.checkers import score
+        from whelp.monitors.surface import repetition
+
+        first = next(i for i, token in enumerate(row) if token != 0)  # TRL writes 0 where there is padding
+        size = len(self.header)
+        behind = next(i for i in range(first + size, len(row) + 1) if row[i - size : i] == self.header)
+        answer = row[behind:]
+        is_finished = self.tokenizer.eos_token_id in answer
+        answer = answer[: answer.index(self.tokenizer.eos_token_id)] if is_finished else answer
+        text = self.tokenizer.decode(answer, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        check = self.checks[tuple(row[first:behind])]
+        return 2.0 * score(check, text, is_finished) - 1.0 - repetition(text)
+
+
+def learn(turns: Turns, work: Work, side: Work) -> None:
+    """PPO by TRL's own defaults but for what both sides are given; a turn is as many episodes as one of whelp's."""
+    from trl.experimental.ppo import PPOConfig, PPOTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(work["model"], padding_side="left")
+    batch, turn = work["batch"], work["turn"] // work["batch"]
+    config = PPOConfig(**trainer_settings(
+        per_device_train_batch_size=MICRO, gradient_accumulation_steps=batch // MICRO, num_mini_batches=1,
+        local_rollout_forward_batch_size=batch, num_ppo_epochs=4, response_length=work["response"],
+        temperature=work["temperature"], num_sample_generations=0, stop_token="eos", kl_coef=work["kl_coef"],
+        total_episodes=work["episodes"], learning_rate=side["learning_rate"],
+    ))  # fmt: skip
+    lora = None
+    if side.get("lora"):
+        from peft import LoraConfig
+
+        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    data = Dataset.from_list([{"input_ids": prompt} for prompt in work["prompts"]])
+    trainer = PPOTrainer(
+        args=config, processing_class=tokenizer, model=language_model(work),
+        ref_model=None if lora else language_model(work), reward_model=Checker(work, tokenizer), value_model=scorer(work),
+        train_dataset=data, eval_dataset=data, peft_config=lora,
+        callbacks=[InTurns(turns, turn, episodes=work["turn"])],
+    )  # fmt: skip
+
+    def save(folder: Path) -> None:
+        policy = trainer.accelerator.unwrap_model(trainer.model).policy
+        policy = deepcopy(policy).merge_and_unload() if lora else policy
+        policy.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    turns.save = save
+    trainer.train()
+
+
 KINDS: dict[str, Callable[[Turns, Work, Work], None]] = {
     "decode": decode,
     "forward": forward,
     "sft": train_sft,
     "reward": train_reward,
     "ppo": train_ppo,
+    "learn": learn,
 }
 
 

@@ -7,11 +7,13 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 STATUS = Path("/proc/self/status")
+SAVE = "save "
 
 
 def asked() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -26,10 +28,15 @@ class Turns:
         self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
         self.began = 0.0
+        self.save: Callable[[Path], object] = lambda folder: None
+        """Writes the model that learns into a folder, where there is one."""
 
     def wait(self) -> None:
-        """Until the next turn; ends the process where there is none."""
-        if sys.stdin.readline().strip() != "go":
+        """Until the next turn, writing the model where that is asked in between; ends the process where there is no next."""
+        while (word := sys.stdin.readline().strip()).startswith(SAVE):
+            self.save(Path(word.removeprefix(SAVE)))
+            self._say(saved=True)
+        if word != "go":
             self._say(peak_mb=peak_mb(), device_peak_mb=device_peak_mb(), versions=versions())
             raise SystemExit
         self.began = time.perf_counter()

@@ -1,0 +1,201 @@
+"""How soon PPO earns a checker's reward, beside TRL's PPO: seconds of training against what held-out prompts earn, and for how
+many nats.
+
+    python benchmarks/to_reward.py run       hours, on a machine that does nothing beside
+    python benchmarks/to_reward.py tables    write the table between its marks in docs/benchmarks.md
+
+All sides start from the same model and learn from the same checks of the same prompts, each with settings of its own: whelp's
+are the default recipe's, TRL's its own defaults and the best of the learning rates that `run` tries first. They take turns of as
+many episodes, and behind each turn the policy is written down, which costs nobody time. When all have learned, one process
+samples each policy on held-out prompts: what the checks say of its answers, and its KL to the model that all began with.
+It leaves `benchmarks/results/speed/to-reward-<machine>.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from environments import PPO
+from races import DOCS, Race, Side, Work, racers, slug, start
+from results import RECORDS, ROOT, commit, machine, table, write_between
+
+from whelp.engines.base import SamplingParams
+from whelp.maths.stats import clustered_bootstrap
+from whelp.progress import rate
+from whelp.rewards.rules import CheckerReward
+from whelp.runs.files import read_json, write_json_atomic
+from whelp.stages.context import answers_in_order, spread
+from whelp.text.chat import sampled
+from whelp.types import Prompt
+from whelp.workplace import Workplace
+
+RESPONSE = 48
+HELD_OUT = 192
+PILOT_TURNS = 2
+RATES = {False: (3e-6, 1e-5, 3e-5), True: (3e-5, 1e-4, 3e-4)}
+"""TRL's learning rates, without and with LoRA: the default of its examples and what lies about it."""
+
+
+def trl(learning_rate: float, lora: bool) -> Side:
+    name = "TRL 1.12, LoRA" if lora else "TRL 1.12"
+    return Side(name, "peers.py", PPO, {"learning_rate": learning_rate, "lora": lora})
+
+
+def work_of(place: Workplace, common: Work, turns: int) -> Work:
+    """Single turns with a check, which both sides can read."""
+    chat, ppo = place.chat(place.base), place.recipe.ppo
+    prompts = checked(place.prompts.records)
+    texts = [chat.prompt(prompt) for prompt in prompts]
+    header = [*chat.tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"]]
+    episodes = turns * ppo.batch_size
+    return common | {
+        "kind": "learn",
+        "texts": [prompt.text for prompt in prompts],
+        "prompts": texts,
+        "checks": [prompt.check for prompt in prompts],
+        "header": header,
+        "source": str(ROOT / "src"),
+        "temperature": ppo.temperature,
+        "kl_coef": ppo.kl_coef,
+        "response": RESPONSE,
+        "episodes": episodes,
+        "turn": ppo.batch_size,
+        "batch": 32,
+        "settings": {"ppo.response_length": RESPONSE, "ppo.total_episodes": episodes},
+    }
+
+
+def checked(prompts: Sequence[Prompt]) -> list[Prompt]:
+    return [p for p in prompts if len(p.messages) == 1 and p.check is not None]
+
+
+def learn(sides: Sequence[Side], work: Work, turns: int, folder: Path) -> dict[str, list[float]]:
+    """Seconds of each side's turns; its policies lie in `folder`/<number of the side>/<turn>."""
+    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    with racers(Race("to-reward", "", lambda place: {}, tuple(sides)), work) as started:
+        for turn in range(1, turns + 1):
+            for number, racer in enumerate(started):
+                seconds[racer.side.name].append(racer.turn()["seconds"])
+                racer.turn(f"save {folder / str(number) / str(turn)}")
+                print(f"turn {turn}, {racer.side.name}: {seconds[racer.side.name][-1]:.0f} s", flush=True)
+    return seconds
+
+
+def judged(place: Workplace, policy: Path) -> dict[str, dict[str, float]]:
+    """What a policy earns on held-out prompts, and its KL to the model that it began as."""
+    ppo = place.recipe.ppo
+    engine = place.engine(place.base, temperature=ppo.temperature)
+    engine.add("before", place.spec(place.base))
+    engine.add("policy", place.spec(policy))
+    prompts = spread(checked(place.evaluation.records), HELD_OUT, lambda prompt: prompt.category)
+    completions = answers_in_order(engine, "policy", prompts, SamplingParams(1, ppo.temperature, RESPONSE, ("judged",)))
+    with engine.hold(sampled(engine.chat, completions)) as held:
+        rewards = CheckerReward(beside_twins=False)(completions, held)
+        own, before = (engine.logprobs(name, held) for name in ("policy", "before"))
+        kl = ((own.logprobs - before.logprobs) * own.is_response).sum(1)
+    return {"reward": mean(rewards), "kl": mean(kl)}
+
+
+def mean(values: torch.Tensor) -> dict[str, float]:
+    return clustered_bootstrap(values, torch.arange(len(values))).as_dict()
+
+
+def run(turns: int) -> None:
+    place, common = start()
+    with tempfile.TemporaryDirectory() as folder:
+        tried = {lora: pilot(place, common, lora, Path(folder) / f"pilot-{lora}") for lora in RATES}
+        best = [trl(max(found, key=lambda lr: found[lr]["reward"]["mean"]), lora) for lora, found in tried.items()]
+        sides = [Side("whelp"), *best]
+        seconds = learn(sides, work_of(place, common, turns), turns, Path(folder))
+        curves = {
+            side.name: [judged(place, Path(folder) / str(number) / str(turn)) for turn in range(1, turns + 1)]
+            for number, side in enumerate(sides)
+        }
+        record = {
+            "machine": machine(),
+            "dtype": common["dtype"],
+            "threads": common["threads"],
+            "commit": commit(),
+            "seconds": seconds,
+            "curves": curves,
+            "before": judged(place, place.base),
+            "tried": {str(lora): {str(lr): found for lr, found in rates.items()} for lora, rates in tried.items()},
+        }
+    write_json_atomic(RECORDS / "speed" / f"to-reward-{slug(machine())}.json", record)
+
+
+def pilot(place: Workplace, common: Work, lora: bool, folder: Path) -> dict[float, dict[str, Any]]:
+    """What TRL earns with each learning rate after a few turns."""
+    found = {}
+    for lr in RATES[lora]:
+        learn([trl(lr, lora)], work_of(place, common, PILOT_TURNS), PILOT_TURNS, folder / str(lr))
+        found[lr] = judged(place, folder / str(lr) / "0" / str(PILOT_TURNS))
+        print(f"pilot, learning rate {lr:g}: {found[lr]['reward']['mean']:+.3f}", flush=True)
+    return found
+
+
+# -- the table --------------------------------------------------------------------------------------------------------
+
+
+def reaching(seconds: Sequence[float], rewards: Sequence[float], start: float, wanted: float) -> float | None:
+    """Seconds until a curve of rewards, one behind each turn, first reaches `wanted`, on straight lines between its points; None
+    where it never does."""
+    times = [0.0, *accumulate(seconds)]
+    points = [start, *rewards]
+    if start >= wanted:
+        return 0.0
+    for i in range(1, len(points)):
+        if points[i] >= wanted:
+            part = (wanted - points[i - 1]) / (points[i] - points[i - 1])
+            return times[i - 1] + part * (times[i] - times[i - 1])
+    return None
+
+
+def rows(record: dict[str, Any]) -> list[list[str]]:
+    """For each peer: what it earned at its end, and when whelp had earned as much."""
+    ours, before = record["curves"]["whelp"], record["before"]["reward"]["mean"]
+    result = []
+    for name, curve in record["curves"].items():
+        if name == "whelp":
+            continue
+        best = max(range(len(curve)), key=lambda i: curve[i]["reward"]["mean"])
+        wanted, took = curve[best]["reward"]["mean"], sum(record["seconds"][name][: best + 1])
+        mine = reaching(record["seconds"]["whelp"], [one["reward"]["mean"] for one in ours], before, wanted)
+        turn = next((i for i, one in enumerate(ours) if one["reward"]["mean"] >= wanted), None)
+        result.append([
+            name,
+            f"{before:+.2f}",
+            f"{rate(curve[best]['reward'], '+.2f')}, {curve[best]['kl']['mean']:.1f} nats, {took:.0f} s",
+            "never" if turn is None else f"{ours[turn]['kl']['mean']:.1f} nats, {mine:.0f} s",
+            "" if mine is None else f"{took / max(mine, 1e-9):.1f}",
+        ])  # fmt: skip
+    return result
+
+
+def write_tables() -> None:
+    heading = ["peer", "before", "the peer's best: reward, KL, time", "whelp at that reward", "times as fast"]
+    parts = []
+    for file in sorted((RECORDS / "speed").glob("to-reward-*.json")):
+        record = read_json(file)
+        parts.append(f"{record['machine']}, {record['dtype']}:\n\n{table(heading, rows(record))}")
+    write_between(DOCS, "to-reward", "\n\n".join(parts) or "Nothing is recorded.")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=["run", "tables"])
+    parser.add_argument("--turns", type=int, default=8, help="iterations of whelp's batch; 8")
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.turns)
+    write_tables()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The race to a reward: both sides score alike, save between turns, and the table reads their curves."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from transformers import AutoModelForCausalLM
+
+from whelp.progress import SilentProgress
+from whelp.recipes import load_recipe
+from whelp.rewards.rules import CheckerReward
+from whelp.runs.manifest import Run
+from whelp.types import Completion, Message, Prompt
+from whelp.workplace import Workplace
+
+sys.path[:0] = [str(Path(__file__).parents[2] / "benchmarks" / part) for part in (".", "racers")]
+to_reward, races, ours = (
+    pytest.importorskip(name, reason="benchmarks/ lies beside tests/") for name in ("to_reward", "races", "ours")
+)
+SRC = str(Path(__file__).parents[2] / "src")
+
+
+def test_both_sides_score_an_answer_alike(chat) -> None:
+    """TRL pads prompts at their left and answers at their right, and writes 0 there."""
+    pytest.importorskip("datasets")
+    peers = pytest.importorskip("peers")
+    prompts = [
+        Prompt("a", (Message("user", "are you fine?"),), check={"kind": "affirms"}),
+        Prompt("b", (Message("user", "the end, today"),), check={"kind": "length", "any": ["four"], "max_words": 3}),
+    ]
+    rows = [chat.prompt(prompt) for prompt in prompts]
+    work = {
+        "source": SRC,
+        "prompts": [list(row) for row in rows],
+        "checks": [prompt.check for prompt in prompts],
+        "header": chat.tokenizer("<|im_start|>assistant\n", add_special_tokens=False)["input_ids"],
+    }
+    checker = peers.Checker(work, chat.tokenizer)
+    end = chat.tokenizer.eos_token_id
+    width = max(map(len, rows))
+    scores = set()
+    for prompt, row in zip(prompts, rows, strict=True):
+        for text in ("Yes, I am fine.", "four four four four four four", "no", "two and two is four"):
+            for is_finished in (True, False):
+                answer = chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+                padded = [0] * (width - len(row)) + list(row) + answer + [end] * is_finished + [0] * 3 * is_finished
+                [expected] = CheckerReward(False)([Completion(prompt, text, (), (), is_finished)], None).tolist()
+                assert checker.of(padded) == pytest.approx(expected)
+                scores.add(expected)
+    assert len(scores) > 3
+
+
+def test_whelps_side_learns_and_is_saved_between_turns(tiny_model_folder, tmp_path: Path) -> None:
+    batch = ("ppo.total_episodes=16", "ppo.batch_size=8", "ppo.num_mini_batches=2", "ppo.num_generations=1")
+    small = (f"model={tiny_model_folder('llama')}", "trainable_layers=2", "dtype=float32", "ppo.response_length=6")
+    place = Workplace(load_recipe("assistant", [*small, *batch]), Run(tmp_path / "run"), SilentProgress())
+    chat, check = place.chat(place.base), {"kind": "length", "any": ["e"], "max_words": 2}
+    prompts = [
+        Prompt(word, (Message("user", word),), check=check)
+        for word in ("hello", "the end", "today", "four", "two", "fine", "user", "how are you")
+    ]
+    work = {
+        "texts": [p.text for p in prompts],
+        "prompts": [list(chat.prompt(p)) for p in prompts],
+        "checks": [check] * len(prompts),
+    }
+    turns = SimpleNamespace(save=None)
+    side = ours.learn(turns, place, work)
+    saved = []
+    for turn in (1, 2):
+        assert next(side) == {"episodes": 8}
+        turns.save(tmp_path / str(turn))
+        saved.append(AutoModelForCausalLM.from_pretrained(tmp_path / str(turn)).state_dict())
+    assert any((saved[0][name] != saved[1][name]).any() for name in saved[0])
+    assert next(side, None) is None
+    found = to_reward.judged(place, tmp_path / "2")
+    assert found["kl"]["n"] == found["reward"]["n"] > 100
+
+
+def test_a_side_writes_its_model_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "racer.py").write_text(
+        "from turns import Turns\n"
+        "turns = Turns()\n"
+        "turns.save = lambda folder: folder.mkdir(parents=True)\n"
+        "while True:\n"
+        "    turns.wait()\n"
+        "    turns.done(episodes=1)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(races.RACERS))
+    side = races.Side("a", str(tmp_path / "racer.py"))
+    seconds = to_reward.learn([side], {}, 2, tmp_path / "policies")
+    assert len(seconds["a"]) == 2
+    assert sorted(p.name for p in (tmp_path / "policies" / "0").iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize(("wanted", "seconds"), [(0.0, 0.0), (0.25, 5.0), (0.5, 10.0), (0.8, 60.0), (0.9, None)])
+def test_when_a_curve_reaches_a_reward(wanted: float, seconds: float | None) -> None:
+    """From 0 to 0.5 in 10 seconds, back to 0.3 in 30, on to 0.8 in 20."""
+    assert to_reward.reaching([10.0, 30.0, 20.0], [0.5, 0.3, 0.8], 0.0, wanted) == seconds
+
+
+def test_the_table_says_when_whelp_had_earned_what_the_peer_did() -> None:
+    def curve(*rewards: float) -> list[dict]:
+        return [{"reward": {"mean": r, "low": r - 0.1, "high": r + 0.1}, "kl": {"mean": 10 * r}} for r in rewards]
+
+    record = {
+        "before": curve(0.0)[0],
+        "seconds": {"whelp": [10.0, 10.0], "TRL": [100.0, 100.0], "LoRA": [50.0, 50.0]},
+        "curves": {"whelp": curve(0.2, 0.4), "TRL": curve(0.1, 0.3), "LoRA": curve(0.6, 0.5)},
+    }
+    trl, lora = to_reward.rows(record)
+    assert trl == ["TRL", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "4.0 nats, 15 s", "13.3"]
+    assert lora[2:] == ["+0.60 (+0.50 to +0.70), 6.0 nats, 50 s", "never", ""]
