@@ -197,6 +197,10 @@ RACES = (
 )
 
 
+COUNTED = {"generated": "tokens", "scored": "tokens", "pairs": "pairs", "trained": "tokens"}
+"""What a turn counts, and in what."""
+
+
 class Racer:
     """A side's process. What it prints beside its answers goes to `log`."""
 
@@ -312,11 +316,23 @@ def row(race: Race, record: dict[str, Any]) -> list[str]:
     return [
         race.what,
         spread_of([turn["seconds"] for turn in record["turns"][mine]]),
+        per_second(record, mine),
         f"{best}: {spread_of([turn['seconds'] for turn in record['turns'][best]])}",
         spread_of(ratios(record, best, mine)) + aim(race.target, "{:g}"),
         f"{peak[mine] / 1024:.1f}, {peak[best] / 1024:.1f}: {peak[mine] / peak[best]:.2f}{aim(race.memory_target, '{:.2f}')}",
         percent_of_limit(record, mine) + aim(race.limit_target, "{:.0%}") if "limit" in others else "",
     ]
+
+
+def per_second(record: dict[str, Any], mine: str) -> str:
+    """What whelp does in a second: tokens or pairs, and the multiplications and additions that this needs at least."""
+    turns = record["turns"]
+    seconds = median(turn["seconds"] for turn in turns[mine])
+    counted = next((name for name in COUNTED if name in turns[mine][-1]), None)
+    rates = [f"{turns[mine][-1][counted] / seconds:,.0f} {COUNTED[counted]}"] if counted else []
+    if "limit" in turns:
+        rates.append(f"{turns['limit'][-1]['multiplied'] / seconds / 1e9:,.0f} GFLOP")
+    return ", ".join(rates)
 
 
 def aim(target: float | None, form: str) -> str:
@@ -328,7 +344,15 @@ def percent_of_limit(record: dict[str, Any], mine: str) -> str:
 
 
 def write_tables() -> None:
-    heading = ["", "whelp, s", "the best peer, s", "times as fast", "peak memory, GB, and its ratio", "of the limit"]
+    heading = [
+        "",
+        "whelp, s",
+        "a second",
+        "the best peer, s",
+        "times as fast",
+        "peak memory, GB, and its ratio",
+        "of the limit",
+    ]
     found: dict[str, list[list[str]]] = {}
     for race in RACES:
         for file in sorted((RECORDS / "speed").glob(f"{race.name}-*.json")):

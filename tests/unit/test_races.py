@@ -74,13 +74,16 @@ def test_the_best_of_several_peers_counts(tmp_path: Path) -> None:
     sides = tuple(races.Side(name) for name in ("whelp", "slow", "quick", "limit"))
     seconds = {"whelp": [2.0, 1.0, 2.0], "slow": [9.0, 9.0, 9.0], "quick": [6.0, 4.0, 8.0], "limit": [1.0, 0.8, 1.0]}
     record = {
-        "turns": {name: [{"seconds": s} for s in values] for name, values in seconds.items()},
+        "turns": {
+            name: [{"seconds": s, "pairs": 300, "multiplied": 5e12} for s in values] for name, values in seconds.items()
+        },
         "peak_mb": {"whelp": 1024.0, "slow": 1.0, "quick": 4096.0, "limit": 1.0},
     }
     chosen = races.Race("r", "a race", lambda place: {}, sides, 3, 1 / 3, 0.5)
     assert races.row(chosen, record) == [
         "a race",
         "2.0 (1.0 to 2.0)",
+        "150 pairs, 2,500 GFLOP",
         "quick: 6.0 (4.0 to 8.0)",
         "4.0 (3.0 to 4.0), aim 3",
         "1.0, 4.0: 0.25, aim 0.33",
