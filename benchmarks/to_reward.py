@@ -5,10 +5,10 @@ many nats.
     python benchmarks/to_reward.py tables    write the table between its marks in docs/benchmarks.md
 
 All sides start from the same model and learn from the same checks of the same prompts, each with settings of its own: whelp's
-are the default recipe's, TRL's its own defaults and the best of the learning rates that `run` tries first. They take turns of as
-many episodes, and behind each turn the policy is written down, which costs nobody time. When all have learned, one process
+are the default recipe's, TRL's its own defaults and the best of the learning rates that are tried first. They learn one after the
+other, in turns of as many episodes, and behind each turn the policy is written down, which costs nobody time. One process then
 samples each policy on held-out prompts: what the checks say of its answers, and its KL to the model that all began with.
-It leaves `benchmarks/results/speed/to-reward-<machine>.json`.
+`benchmarks/results/speed/to-reward-<machine>.json` grows with each learning rate and side: stop and go on at will.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from whelp.workplace import Workplace
 
 RESPONSE = 48
 HELD_OUT = 192
-PILOT_TURNS = 2
+PILOT_TURNS = 1
 RATES = {False: (3e-6, 1e-5, 3e-5), True: (3e-5, 1e-4, 3e-4)}
 """TRL's learning rates, without and with LoRA: the default of its examples and what lies about it."""
 
@@ -75,15 +75,14 @@ def checked(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [p for p in prompts if len(p.messages) == 1 and p.check is not None]
 
 
-def learn(sides: Sequence[Side], work: Work, turns: int, folder: Path) -> dict[str, list[float]]:
-    """Seconds of each side's turns; its policies lie in `folder`/<number of the side>/<turn>."""
-    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-    with racers(Race("to-reward", "", lambda place: {}, tuple(sides)), work) as started:
+def learn(side: Side, work: Work, turns: int, folder: Path) -> list[float]:
+    """Seconds of each turn; the policies lie in `folder`/<turn>."""
+    seconds = []
+    with racers(Race("to-reward", "", lambda place: {}, (side,)), work) as (racer,):
         for turn in range(1, turns + 1):
-            for number, racer in enumerate(started):
-                seconds[racer.side.name].append(racer.turn()["seconds"])
-                racer.turn(f"save {folder / str(number) / str(turn)}")
-                print(f"turn {turn}, {racer.side.name}: {seconds[racer.side.name][-1]:.0f} s", flush=True)
+            seconds.append(racer.turn()["seconds"])
+            racer.turn(f"save {folder / str(turn)}")
+            print(f"{side.name}, turn {turn}: {seconds[-1]:.0f} s", flush=True)
     return seconds
 
 
@@ -107,37 +106,46 @@ def mean(values: torch.Tensor) -> dict[str, float]:
 
 
 def run(turns: int) -> None:
+    """What the record of this machine lacks, in order."""
     place, common = start()
+    file = RECORDS / "speed" / f"to-reward-{slug(machine())}.json"
+    record: dict[str, Any] = read_json(file) or {
+        "machine": machine(),
+        "dtype": common["dtype"],
+        "threads": common["threads"],
+        "before": judged(place, place.base),
+        "tried": {},
+        "sides": {},
+    }
+    for lora, rates in RATES.items():
+        for side in (trl(learning_rate, lora) for learning_rate in rates):
+            name = f"{side.name}, {side.settings['learning_rate']:g}"
+            if name not in record["tried"]:
+                record["tried"][name] = course(place, common, side, PILOT_TURNS)
+                write_json_atomic(file, record)
+    for side in (Side("whelp"), *(best(record, lora) for lora in RATES)):
+        if side.name not in record["sides"]:
+            record["sides"][side.name] = course(place, common, side, turns)
+            write_json_atomic(file, record)
+
+
+def course(place: Workplace, common: Work, side: Side, turns: int) -> dict[str, Any]:
+    """Seconds of each turn, and what the policy behind it earns and costs."""
     with tempfile.TemporaryDirectory() as folder:
-        tried = {lora: pilot(place, common, lora, Path(folder) / f"pilot-{lora}") for lora in RATES}
-        best = [trl(max(found, key=lambda lr: found[lr]["reward"]["mean"]), lora) for lora, found in tried.items()]
-        sides = [Side("whelp"), *best]
-        seconds = learn(sides, work_of(place, common, turns), turns, Path(folder))
-        curves = {
-            side.name: [judged(place, Path(folder) / str(number) / str(turn)) for turn in range(1, turns + 1)]
-            for number, side in enumerate(sides)
-        }
-        record = {
-            "machine": machine(),
-            "dtype": common["dtype"],
-            "threads": common["threads"],
-            "commit": commit(),
-            "seconds": seconds,
-            "curves": curves,
-            "before": judged(place, place.base),
-            "tried": {str(lora): {str(lr): found for lr, found in rates.items()} for lora, rates in tried.items()},
-        }
-    write_json_atomic(RECORDS / "speed" / f"to-reward-{slug(machine())}.json", record)
+        seconds = learn(side, work_of(place, common, turns), turns, Path(folder))
+        curve = [judged(place, Path(folder) / str(turn)) for turn in range(1, turns + 1)]
+    for turn, one in enumerate(curve, start=1):
+        print(
+            f"{side.name}, behind turn {turn}: {one['reward']['mean']:+.3f} for {one['kl']['mean']:.2f} nats",
+            flush=True,
+        )
+    return {"settings": side.settings, "commit": commit(), "seconds": seconds, "curve": curve}
 
 
-def pilot(place: Workplace, common: Work, lora: bool, folder: Path) -> dict[float, dict[str, Any]]:
-    """What TRL earns with each learning rate after a few turns."""
-    found = {}
-    for lr in RATES[lora]:
-        learn([trl(lr, lora)], work_of(place, common, PILOT_TURNS), PILOT_TURNS, folder / str(lr))
-        found[lr] = judged(place, folder / str(lr) / "0" / str(PILOT_TURNS))
-        print(f"pilot, learning rate {lr:g}: {found[lr]['reward']['mean']:+.3f}", flush=True)
-    return found
+def best(record: dict[str, Any], lora: bool) -> Side:
+    """TRL with the learning rate that earned most where it was tried."""
+    tried = [one for one in record["tried"].values() if one["settings"]["lora"] == lora]
+    return trl(max(tried, key=lambda one: one["curve"][-1]["reward"]["mean"])["settings"]["learning_rate"], lora)
 
 
 # -- the table --------------------------------------------------------------------------------------------------------
@@ -158,22 +166,23 @@ def reaching(seconds: Sequence[float], rewards: Sequence[float], start: float, w
 
 
 def rows(record: dict[str, Any]) -> list[list[str]]:
-    """For each peer: what it earned at its end, and when whelp had earned as much."""
-    ours, before = record["curves"]["whelp"], record["before"]["reward"]["mean"]
+    """For each peer: what it earned at its best, and when whelp had earned as much."""
+    sides = dict(record["sides"])
+    ours, before = sides.pop("whelp"), record["before"]["reward"]["mean"]
+    earned = [one["reward"]["mean"] for one in ours["curve"]]
     result = []
-    for name, curve in record["curves"].items():
-        if name == "whelp":
-            continue
-        best = max(range(len(curve)), key=lambda i: curve[i]["reward"]["mean"])
-        wanted, took = curve[best]["reward"]["mean"], sum(record["seconds"][name][: best + 1])
-        mine = reaching(record["seconds"]["whelp"], [one["reward"]["mean"] for one in ours], before, wanted)
-        turn = next((i for i, one in enumerate(ours) if one["reward"]["mean"] >= wanted), None)
+    for name, side in sides.items():
+        top = max(range(len(side["curve"])), key=lambda i: side["curve"][i]["reward"]["mean"])
+        wanted, kl = (side["curve"][top][key] for key in ("reward", "kl"))
+        took = sum(side["seconds"][: top + 1])
+        mine = reaching(ours["seconds"], earned, before, wanted["mean"])
+        turn = next((i for i, reward in enumerate(earned) if reward >= wanted["mean"]), None)
         result.append([
-            name,
+            f"{name}, {side['settings']['learning_rate']:g}",
             f"{before:+.2f}",
-            f"{rate(curve[best]['reward'], '+.2f')}, {curve[best]['kl']['mean']:.1f} nats, {took:.0f} s",
-            "never" if turn is None else f"{ours[turn]['kl']['mean']:.1f} nats, {mine:.0f} s",
-            "" if mine is None else f"{took / max(mine, 1e-9):.1f}",
+            f"{rate(wanted, '+.2f')}, {kl['mean']:.1f} nats, {took:.0f} s",
+            "never" if turn is None else f"{ours['curve'][turn]['kl']['mean']:.1f} nats, {mine:.0f} s",
+            f"{took / mine:.1f}" if mine else "",
         ])  # fmt: skip
     return result
 
@@ -183,6 +192,8 @@ def write_tables() -> None:
     parts = []
     for file in sorted((RECORDS / "speed").glob("to-reward-*.json")):
         record = read_json(file)
+        if len(record["sides"]) < 2:
+            continue
         parts.append(f"{record['machine']}, {record['dtype']}:\n\n{table(heading, rows(record))}")
     write_between(DOCS, "to-reward", "\n\n".join(parts) or "Nothing is recorded.")
 
@@ -190,7 +201,7 @@ def write_tables() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=["run", "tables"])
-    parser.add_argument("--turns", type=int, default=8, help="iterations of whelp's batch; 8")
+    parser.add_argument("--turns", type=int, default=5, help="of as many episodes as whelp's batch has; 5")
     options = parser.parse_args()
     if options.command == "run":
         run(options.turns)

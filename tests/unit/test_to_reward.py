@@ -91,9 +91,8 @@ def test_a_side_writes_its_model_where_it_is_told_to(tmp_path: Path, monkeypatch
     )
     monkeypatch.setenv("PYTHONPATH", str(races.RACERS))
     side = races.Side("a", str(tmp_path / "racer.py"))
-    seconds = to_reward.learn([side], {}, 2, tmp_path / "policies")
-    assert len(seconds["a"]) == 2
-    assert sorted(p.name for p in (tmp_path / "policies" / "0").iterdir()) == ["1", "2"]
+    assert len(to_reward.learn(side, {}, 2, tmp_path / "policies")) == 2
+    assert sorted(p.name for p in (tmp_path / "policies").iterdir()) == ["1", "2"]
 
 
 @pytest.mark.parametrize(("wanted", "seconds"), [(0.0, 0.0), (0.25, 5.0), (0.5, 10.0), (0.8, 60.0), (0.9, None)])
@@ -108,9 +107,20 @@ def test_the_table_says_when_whelp_had_earned_what_the_peer_did() -> None:
 
     record = {
         "before": curve(0.0)[0],
-        "seconds": {"whelp": [10.0, 10.0], "TRL": [100.0, 100.0], "LoRA": [50.0, 50.0]},
-        "curves": {"whelp": curve(0.2, 0.4), "TRL": curve(0.1, 0.3), "LoRA": curve(0.6, 0.5)},
+        "sides": {
+            "whelp": {"seconds": [10.0, 10.0], "curve": curve(0.2, 0.4), "settings": {}},
+            "TRL": {"seconds": [100.0, 100.0], "curve": curve(0.1, 0.3), "settings": {"learning_rate": 1e-5}},
+            "LoRA": {"seconds": [50.0, 50.0], "curve": curve(0.6, 0.5), "settings": {"learning_rate": 1e-4}},
+        },
     }
     trl, lora = to_reward.rows(record)
-    assert trl == ["TRL", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "4.0 nats, 15 s", "13.3"]
+    assert trl == ["TRL, 1e-05", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "4.0 nats, 15 s", "13.3"]
     assert lora[2:] == ["+0.60 (+0.50 to +0.70), 6.0 nats, 50 s", "never", ""]
+
+
+def test_the_best_learning_rate_is_that_which_earned_most() -> None:
+    tried = {
+        f"{lora} {lr}": {"settings": {"learning_rate": lr, "lora": lora}, "curve": [{"reward": {"mean": earned}}]}
+        for lora, lr, earned in ((False, 1e-6, 0.1), (False, 1e-5, 0.3), (False, 1e-4, -1.0), (True, 1e-3, 0.9))
+    }
+    assert to_reward.best({"tried": tried}, False).settings == {"learning_rate": 1e-5, "lora": False}
