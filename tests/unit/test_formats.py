@@ -138,10 +138,11 @@ class TestRankings:
         ("said", "margin"),
         [
             ("significantly better", 1.0),
-            ("Significantly", 1.0),
+            ("Significantly better ", 1.0),
             ("better", 2 / 3),
             ("slightly better", 1 / 3),
             ("negligibly better", 0.0),
+            ("unsure", 0.0),
         ],
     )
     def test_what_annotators_say_of_the_difference_is_a_margin(self, write, said, margin):
@@ -431,6 +432,23 @@ class TestLabels:
             (("a", "b"), 0.5, "ben"),
         ]
         assert loaded.counts["uncompared"] == 1
+
+    def test_labels_of_several_people_are_one_ranking_of_all_of_them(self, write):
+        votes = [
+            labelled("a", True) | {"source": "ann"},
+            labelled("a", True) | {"source": "ben", "weight": 1.0},
+            labelled("b", False) | {"source": "ben"},
+            labelled("c", True) | {"source": "ann"},
+            labelled("c", False) | {"source": "ben"},
+        ]
+        loaded = read_rankings(write(*votes))
+        [found] = loaded.records
+        assert (found.completions, found.ranks, found.source) == (("a", "b"), (1, 2), "ann, ben")
+        assert loaded.counts["contradictory labels"] == 2
+
+    def test_a_pair_of_a_table_that_also_has_labels_is_a_pair(self, write):
+        [found] = read_rankings(write({**PAIR, "completion": None, "label": None})).records
+        assert found.completions == ("a", "b")
 
     def test_a_label_that_means_nothing_is_named_by_its_line(self, write):
         path = write(labelled("good", True), labelled("bad", "maybe"), labelled("bad", False))

@@ -66,14 +66,14 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
     prompt share the first one's id. `path` is a file, hub id or `builtin:<name>`. Raises DataError that names every broken line.
     """
     source = read_source(path)
-    rows, uncompared = joined(source.rows, answered)
-    if not rows and uncompared:
+    rows, left_out = joined(source.rows, answered)
+    if not rows and left_out:
         raise DataError(
-            f"{source.name}: no prompt has both a completion with label true and one with label false to compare."
+            f"{source.name}: no prompt has both a completion with label true and one with label false, of one weight, to compare."
         )
     loaded = _load(replace(source, rows=tuple(rows)), RANKINGS)
     loaded = replace(loaded, records=with_one_id(loaded.records))
-    found = {"uncompared": uncompared, "contradictory pairs": len(contradictions(loaded.records))}
+    found = left_out | {"contradictory pairs": len(contradictions(loaded.records))}
     return replace(loaded, counts={**loaded.counts, **{name: count for name, count in found.items() if count}})
 
 

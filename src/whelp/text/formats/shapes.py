@@ -231,9 +231,14 @@ NUMBERS = {
     "margin": (0.0, math.inf, "of 0 or more"),
     "weight": (1e-6, math.inf, "above 0"),
 }
-MARGINS = {"significantly": 1.0, "": 2 / 3, "slightly": 1 / 3, "negligibly": 0.0}
-"""What annotators say of how much better an answer is, before the word "better", as a margin (Touvron et al. 2023, Llama 2,
-table 27, the small ones)."""
+MARGINS = {
+    "significantly better": 1.0,
+    "better": 2 / 3,
+    "slightly better": 1 / 3,
+    "negligibly better": 0.0,
+    "unsure": 0.0,
+}
+"""What annotators say of how much better an answer is, as a margin (Touvron et al. 2023, Llama 2, table 27, the small ones)."""
 
 
 def _strength(row: Values) -> dict[str, float]:
@@ -259,8 +264,7 @@ def _strength(row: Values) -> dict[str, float]:
 
 
 def _margin(strength: Any) -> float:
-    word = strength.strip().lower().removesuffix("better").strip() if isinstance(strength, str) else None
-    if word not in MARGINS or not str(strength).strip():
-        expected = ", ".join(f"{word} better".strip() for word in MARGINS)
-        raise Problem(f"strength is {strength!r}; expected one of: {expected}")
-    return MARGINS[word]
+    margin = MARGINS.get(strength.strip().lower()) if isinstance(strength, str) else None
+    if margin is None:
+        raise Problem(f"strength is {strength!r}; expected one of: {', '.join(MARGINS)}")
+    return margin
