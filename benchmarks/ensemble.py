@@ -4,10 +4,9 @@
     python benchmarks/ensemble.py doubt runs/x/reward       the variance over the members of a trained ensemble
 
 `cost` times the same rankings with one and with five members, each in turn, and takes the best of several rounds; it leaves
-`benchmarks/results/ensemble-cost.json`. `doubt` sets
-the variance of the members' scores on held-out answers against that on sentences from Python's own manual, as many words of
-them, which every Python brings along: the area under the ROC curve is how often the strange text has the larger variance. It
-leaves `benchmarks/results/doubt-<seed>.json`.
+`benchmarks/results/ensemble-cost.json`. `doubt` sets the variance of the members' scores on held-out answers against that on
+sentences from Python's own manual, as many words of them, which every Python brings along: the area under the ROC curve is how
+often the strange text has the larger variance. It leaves `benchmarks/results/doubt-<seed>.json`.
 
     whelp reward --model runs/assistant/sft --output_dir runs/ensemble trainable_layers=4 reward.members=5
 """
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import re
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -152,6 +152,9 @@ def manual() -> list[str]:
 def length_matched(sentences: Sequence[str], lengths: Sequence[int]) -> list[str]:
     """For each length whole sentences of about as many words in all: again and again the first of those left that fits."""
     left = [(len(sentence.split()), sentence) for sentence in sentences]
+    there = sum(words for words, _ in left)
+    if there < 1.25 * sum(lengths):
+        sys.exit(f"the manual has {there} words, and texts of {sum(lengths)} words are to be made of it; lower SHOWN")
     result = []
     for length in lengths:
         taken, missing = [], length

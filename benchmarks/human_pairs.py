@@ -36,7 +36,7 @@ from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.manifest import Run
 from whelp.stages import reward, sft
-from whelp.stages.comparisons import right
+from whelp.stages.comparisons import right, strict_pairs
 from whelp.stages.context import Stage
 from whelp.stages.trust import answer_scores, compare
 from whelp.text.formats import read_rankings
@@ -241,7 +241,7 @@ def run(trial: Trial, of: str, fold: int, pairs: Sequence[Ranking]) -> dict[str,
         "commit": commit(),
         "steps": trained["steps"],
         "seconds": seconds,
-        "first": [said_first(ranking) for ranking in held_out if len(set(ranking.ranks)) > 1],
+        "first": [said_first(held_out[g]) for g in strict_pairs(held_out)[2]],
         "source": found.source,
         "margin": rounded(found.margin),
         "surface": rounded(found.surface_margin),

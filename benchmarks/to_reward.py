@@ -75,15 +75,15 @@ def checked(prompts: Sequence[Prompt]) -> list[Prompt]:
     return [p for p in prompts if len(p.messages) == 1 and p.check is not None]
 
 
-def learn(side: Side, work: Work, turns: int, folder: Path) -> list[float]:
-    """Seconds of each turn; the policies lie in `folder`/<turn>."""
+def learn(side: Side, work: Work, turns: int, folder: Path) -> tuple[list[float], dict[str, str]]:
+    """Seconds of each turn, and the versions of what ran; the policies lie in `folder`/<turn>."""
     seconds = []
     with racers(Race("to-reward", "", lambda place: {}, (side,)), work) as (racer,):
         for turn in range(1, turns + 1):
             seconds.append(racer.turn()["seconds"])
             racer.turn(f"save {folder / str(turn)}")
             print(f"{side.name}, turn {turn}: {seconds[-1]:.0f} s", flush=True)
-    return seconds
+        return seconds, racer.turn("end")["versions"]
 
 
 def judged(place: Workplace, policy: Path) -> dict[str, dict[str, float]]:
@@ -106,17 +106,19 @@ def mean(values: torch.Tensor) -> dict[str, float]:
 
 
 def run(turns: int) -> None:
-    """What the record of this machine lacks, in order."""
+    """What the record of this machine lacks, in order; a record of something else begins anew."""
     place, common = start()
     file = RECORDS / "speed" / f"to-reward-{slug(machine())}.json"
-    record: dict[str, Any] = read_json(file) or {
+    same = {
         "machine": machine(),
         "dtype": common["dtype"],
         "threads": common["threads"],
-        "before": judged(place, place.base),
-        "tried": {},
-        "sides": {},
+        "response": RESPONSE,
+        "turns": turns,
     }
+    record = read_json(file)
+    if any(record.get(key) != value for key, value in same.items()):
+        record = {**same, "before": judged(place, place.base), "tried": {}, "sides": {}}
     for lora, rates in RATES.items():
         for side in (trl(learning_rate, lora) for learning_rate in rates):
             name = f"{side.name}, {side.settings['learning_rate']:g}"
@@ -132,14 +134,14 @@ def run(turns: int) -> None:
 def course(place: Workplace, common: Work, side: Side, turns: int) -> dict[str, Any]:
     """Seconds of each turn, and what the policy behind it earns and costs."""
     with tempfile.TemporaryDirectory() as folder:
-        seconds = learn(side, work_of(place, common, turns), turns, Path(folder))
+        seconds, versions = learn(side, work_of(place, common, turns), turns, Path(folder))
         curve = [judged(place, Path(folder) / str(turn)) for turn in range(1, turns + 1)]
     for turn, one in enumerate(curve, start=1):
         print(
             f"{side.name}, behind turn {turn}: {one['reward']['mean']:+.3f} for {one['kl']['mean']:.2f} nats",
             flush=True,
         )
-    return {"settings": side.settings, "commit": commit(), "seconds": seconds, "curve": curve}
+    return {"settings": side.settings, "commit": commit(), "versions": versions, "seconds": seconds, "curve": curve}
 
 
 def best(record: dict[str, Any], lora: bool) -> Side:
@@ -151,39 +153,41 @@ def best(record: dict[str, Any], lora: bool) -> Side:
 # -- the table --------------------------------------------------------------------------------------------------------
 
 
-def reaching(seconds: Sequence[float], rewards: Sequence[float], start: float, wanted: float) -> float | None:
-    """Seconds until a curve of rewards, one behind each turn, first reaches `wanted`, on straight lines between its points; None
-    where it never does."""
-    times = [0.0, *accumulate(seconds)]
-    points = [start, *rewards]
-    if start >= wanted:
-        return 0.0
-    for i in range(1, len(points)):
-        if points[i] >= wanted:
-            part = (wanted - points[i - 1]) / (points[i] - points[i - 1])
-            return times[i - 1] + part * (times[i] - times[i - 1])
+def reaching(rewards: Sequence[float], wanted: float) -> float | None:
+    """How many turns, and parts of one, until a curve of rewards, from before the first turn on, first reaches `wanted`, on
+    straight lines between its points; None where it never does."""
+    for turn, reward in enumerate(rewards):
+        if reward >= wanted:
+            before = rewards[max(0, turn - 1)]
+            return turn - 1 + (wanted - before) / (reward - before) if turn else 0.0
     return None
 
 
+def between(values: Sequence[float], turns: float) -> float:
+    """A curve behind so many turns and parts of one."""
+    whole = min(int(turns), len(values) - 2)
+    return values[whole] + (turns - whole) * (values[whole + 1] - values[whole])
+
+
 def rows(record: dict[str, Any]) -> list[list[str]]:
-    """For each peer: what it earned at its best, and when whelp had earned as much."""
+    """For each peer: what it earned at its best, and when and for how many nats whelp had earned as much."""
     sides = dict(record["sides"])
     ours, before = sides.pop("whelp"), record["before"]["reward"]["mean"]
-    earned = [one["reward"]["mean"] for one in ours["curve"]]
+    earned = [before, *(one["reward"]["mean"] for one in ours["curve"])]
     result = []
     for name, side in sides.items():
         top = max(range(len(side["curve"])), key=lambda i: side["curve"][i]["reward"]["mean"])
         wanted, kl = (side["curve"][top][key] for key in ("reward", "kl"))
-        took = sum(side["seconds"][: top + 1])
-        mine = reaching(ours["seconds"], earned, before, wanted["mean"])
-        turn = next((i for i, reward in enumerate(earned) if reward >= wanted["mean"]), None)
-        result.append([
-            f"{name}, {side['settings']['learning_rate']:g}",
-            f"{before:+.2f}",
-            f"{rate(wanted, '+.2f')}, {kl['mean']:.1f} nats, {took:.0f} s",
-            "never" if turn is None else f"{ours['curve'][turn]['kl']['mean']:.1f} nats, {mine:.0f} s",
-            f"{took / mine:.1f}" if mine else "",
-        ])  # fmt: skip
+        took, turns = sum(side["seconds"][: top + 1]), reaching(earned, wanted["mean"])
+        mine, times = "never", ""
+        if wanted["mean"] <= before:
+            mine = "no more than before"
+        elif turns is not None:
+            seconds = between([0.0, *accumulate(ours["seconds"])], turns)
+            nats = between([0.0, *(one["kl"]["mean"] for one in ours["curve"])], turns)
+            mine, times = f"{nats:.1f} nats, {seconds:.0f} s", f"{took / seconds:.1f}"
+        peer = f"{rate(wanted, '+.2f')}, {kl['mean']:.1f} nats, {took:.0f} s"
+        result.append([f"{name}, {side['settings']['learning_rate']:g}", f"{before:+.2f}", peer, mine, times])
     return result
 
 

@@ -68,15 +68,15 @@ class Lengths(LogitsProcessor):
         return scores
 
 
-def language_model(work: Work) -> Any:
-    model: Any = AutoModelForCausalLM.from_pretrained(work["model"], dtype=getattr(torch, work["dtype"]))
+def language_model(work: Work, dtype: str | None = None) -> Any:
+    model: Any = AutoModelForCausalLM.from_pretrained(work["model"], dtype=getattr(torch, dtype or work["dtype"]))
     return model.to("cuda" if HAS_CUDA else "cpu")
 
 
-def scorer(work: Work) -> Any:
+def scorer(work: Work, dtype: str | None = None) -> Any:
     tokenizer = AutoTokenizer.from_pretrained(work["model"])
     return AutoModelForSequenceClassification.from_pretrained(
-        work["model"], num_labels=1, dtype=getattr(torch, work["dtype"]), pad_token_id=tokenizer.pad_token_id
+        work["model"], num_labels=1, dtype=getattr(torch, dtype or work["dtype"]), pad_token_id=tokenizer.pad_token_id
     )
 
 
@@ -247,7 +247,8 @@ class Checker(torch.nn.Module):
 
 
 def learn(turns: Turns, work: Work, side: Work) -> None:
-    """PPO by TRL's own defaults but for what both sides are given; a turn is as many episodes as one of whelp's."""
+    """PPO by TRL's own defaults but for what both sides are given, and the penalty of cut-off answers, which its examples set. A
+    turn is as many episodes as one of whelp's. The weights are float32: in bfloat16 such small steps would be lost."""
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
     tokenizer = AutoTokenizer.from_pretrained(work["model"], padding_side="left")
@@ -256,7 +257,8 @@ def learn(turns: Turns, work: Work, side: Work) -> None:
         per_device_train_batch_size=MICRO, gradient_accumulation_steps=batch // MICRO, num_mini_batches=1,
         local_rollout_forward_batch_size=batch, num_ppo_epochs=4, response_length=work["response"],
         temperature=work["temperature"], num_sample_generations=0, stop_token="eos", kl_coef=work["kl_coef"],
-        total_episodes=work["episodes"], learning_rate=side["learning_rate"],
+        total_episodes=work["episodes"], learning_rate=side["learning_rate"], missing_eos_penalty=1.0, adam_beta2=0.999,
+        bf16=work["dtype"] == "bfloat16",
     ))  # fmt: skip
     lora = None
     if side.get("lora"):
@@ -265,8 +267,9 @@ def learn(turns: Turns, work: Work, side: Work) -> None:
         lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
     data = Dataset.from_list([{"input_ids": prompt} for prompt in work["prompts"]])
     trainer = PPOTrainer(
-        args=config, processing_class=tokenizer, model=language_model(work),
-        ref_model=None if lora else language_model(work), reward_model=Checker(work, tokenizer), value_model=scorer(work),
+        args=config, processing_class=tokenizer, model=language_model(work, "float32"),
+        ref_model=None if lora else language_model(work, "float32"), reward_model=Checker(work, tokenizer),
+        value_model=scorer(work, "float32"),
         train_dataset=data, eval_dataset=data, peft_config=lora,
         callbacks=[InTurns(turns, turn, episodes=work["turn"])],
     )  # fmt: skip

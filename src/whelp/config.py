@@ -49,7 +49,9 @@ class SFTConfig(Section):
     warmup_ratio: Fraction = Field(0.05, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
-    max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
+    max_length: PositiveInt = Field(
+        512, description="longest sequence in tokens; longer ones are cut, their start first"
+    )
     test_fraction: Fraction = Field(0.05, description="share of the prompts held out to measure the loss")
 
 
@@ -74,7 +76,9 @@ class RewardConfig(Section):
     warmup_ratio: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
-    max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
+    max_length: PositiveInt = Field(
+        512, description="longest sequence in tokens; longer ones are cut, their start first"
+    )
     label_smoothing: float = Field(
         0.0, ge=0, lt=0.5, description="share of the labels that are thought to be the wrong way round"
     )
@@ -223,7 +227,9 @@ class DPOConfig(Section):
     warmup_ratio: Fraction = Field(0.1, description="share of the steps in which the learning rate rises")
     weight_decay: float = Field(0.0, ge=0, description="AdamW weight decay")
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
-    max_length: PositiveInt = Field(512, description="longest sequence in tokens; longer ones lose their start")
+    max_length: PositiveInt = Field(
+        512, description="longest sequence in tokens; longer ones are cut, their start first"
+    )
 
 
 class EvaluateConfig(Section):

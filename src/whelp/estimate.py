@@ -24,8 +24,7 @@ TOKENS_PER_WORD = 1.35
 BOOTSTRAPPED = 0.632
 """Share of the prompts that a member of an ensemble learns from."""
 PROMPT_TOKENS = 30
-OVERHEAD = {"float32": 1.2}
-OVERHEAD_OF_FAST_FORMATS = 1.7
+OVERHEAD, OVERHEAD_IN_FLOAT32 = 1.7, 1.2
 """Heads, softmax over the vocabulary, optimizer, Python, as a multiple of the layers: they weigh more where layers are fast. The
 default's stages took 1.0 to 1.4 times their layers in float32, and 1.4 to 2 times in bfloat16."""
 MEASURED_LAYERS = 2
@@ -77,7 +76,7 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     """Minutes, memory and disk of every stage that would run; `place` knows the run directory and the machine."""
     size = size_of(place.base, recipe)
     speed = speed_of(place, size)
-    overhead = OVERHEAD.get(str(place.compute.dtype).removeprefix("torch."), OVERHEAD_OF_FAST_FORMATS)
+    overhead = OVERHEAD_IN_FLOAT32 if str(place.compute.dtype) == "torch.float32" else OVERHEAD
     rows = []
     for job in jobs_of(recipe):
         state = _state(place, job.name, parts_of(job, place)[0])

@@ -113,7 +113,9 @@ def rankings_inputs(place: Workplace) -> dict[str, Input]:
     if split.test is not None:
         inputs["test_rankings"] = data_input(split.test)
     else:
-        inputs["split"] = Input(split.loaded.path, f"{held_out_fraction(place.recipe):g} of the prompts held out")
+        inputs["split"] = Input(
+            split.loaded.path, f"{held_out_fraction(place.recipe):g} of the prompts held out, by what is said first"
+        )
     if place.recipe.reward.contradictions == "drop":
         inputs["contradictions"] = Input(split.loaded.path, "dropped")
     return inputs
@@ -190,7 +192,7 @@ def train_reward_model(
         held_out = spread(held_out, MEASURED_RANKINGS, attrgetter("prompt.category"))
     result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
     tell_truncated(place, result, "reward")
-    if kind_of(name) == "reward" and (config.shuffles or config.learning_curve):
+    if kind_of(name) == "reward" and result["n"] and (config.shuffles or config.learning_curve):
         whole = result.get("accuracy_interval") if config.is_like_its_controls else None
         result |= controls.run(engine, engine.chat, spec, train, held_out, config, place.stages[name], whole)
     # A judge compares two answers: where its zero lies is all the same.
@@ -358,14 +360,12 @@ def ppo_optimizer(config: PPOConfig) -> OptimizerSpec:
 
 def tell_truncated(place: Workplace, result: Mapping[str, Any], section: str) -> None:
     """Tell what `section`.max_length or the model's context cut off, if anything."""
-    lost_end, held_out = result["lost_end"], result.get("held_out_truncated", 0)
-    if not result["truncated"] and not held_out:
-        return
-    also = f", and {held_out} held-out ones," if held_out else ""
-    place.progress.warn(
-        f"{result['truncated']} texts{also} are longer than {section}.max_length or the model's context: "
-        f"{result['truncated'] - lost_end} lost their start, {lost_end} the end of an answer that is too long alone"
-    )
+    texts, lost_end, held_out = (result.get(key, 0) for key in ("truncated", "lost_end", "held_out_truncated"))
+    if texts + held_out:
+        place.progress.warn(
+            f"{texts} texts, and {held_out} held-out ones, are longer than {section}.max_length or the model's context and lost "
+            f"their start; {lost_end} of the first are answers that are too long alone and lost their end"
+        )
 
 
 def export(place: Workplace, engine: LocalEngine, model: str, stage: str, **extra: Any) -> None:

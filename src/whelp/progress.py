@@ -223,7 +223,7 @@ def show_numbers(numbers: dict[str, float]) -> str:
 
 def rate(interval: Mapping[str, float | None], form: str = ".0%") -> str:
     """A mean and its interval, as metrics hold them: 63% (60% to 66%); "unknown" where it is not known."""
-    mean, low, high = (interval[name] for name in ("mean", "low", "high"))
-    if mean is None or low is None or high is None or math.isnan(mean):
-        return "unknown"
-    return f"{mean:{form}} ({low:{form}} to {high:{form}})"
+    known = [
+        value for name in ("mean", "low", "high") if (value := interval[name]) is not None and not math.isnan(value)
+    ]
+    return "{} ({} to {})".format(*(f"{value:{form}}" for value in known)) if len(known) == 3 else "unknown"

@@ -130,7 +130,8 @@ def to_rank(place: Workplace) -> Path:
 
 
 def ranked_by_people(place: Workplace) -> list[dict[str, Any]]:
-    """The records of `to_rank` with the ranks that people wrote; the answers are sampled and written there first.
+    """The records of `to_rank` with the ranks that people wrote; the answers are sampled and written there first. Records that
+    begin like what is held out by now, in another split than that in which they were asked, are passed over.
 
     Raises `Interrupted` where they have written none, `DataError` where only some are ranked, or by something else than a number
     for each answer.
@@ -153,7 +154,13 @@ def ranked_by_people(place: Workplace) -> list[dict[str, Any]]:
             f"{file}: {len(wrong)} of {len(rows)} records are not ranked (line {', '.join(map(str, wrong[:5]))}): expected ranks "
             "with a whole number from 1 for each answer. Take out a record that nobody can rank."
         )
-    return rows
+    asked = {prompt.id for prompt in askable(place)}
+    kept = [row for row in rows if row.get("id") in asked]
+    if len(kept) < len(rows):
+        place.progress.say(
+            f"{len(rows) - len(kept)} of {len(rows)} records of {file} are held out by now and passed over"
+        )
+    return kept
 
 
 def is_ranked(record: Mapping[str, Any]) -> bool:

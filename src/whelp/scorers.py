@@ -45,7 +45,8 @@ def labeller(place: Workplace, engine: LocalEngine) -> Reward:
     """What ranks the policy's answers in an online round, where no people do."""
     config, learned = place.recipe.rounds, None
     if config.label_model is not None:
-        learned, _ = _learned(place, engine, resolve(config.label_model, place.progress.say), "gold")
+        model = resolve(config.label_model, place.progress.say)
+        learned, _ = _learned(place, engine, model, "gold", as_sampled=False)
     return _sum(config.labels, learned, CheckerReward(beside_twins=False))
 
 
@@ -64,8 +65,10 @@ def _part(name: str, learned: Reward | None, checker: Reward) -> Reward:
             return load_function(name)
 
 
-def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> tuple[Reward, float]:
-    """A reward model, and what made its scores of its raw logits."""
+def _learned(
+    place: Workplace, engine: LocalEngine, folder: Path, name: str, as_sampled: bool = True
+) -> tuple[Reward, float]:
+    """A reward model, and what made its scores of its raw logits. `as_sampled`: answers that were cut off are read so."""
     if not made_by_whelp(folder):
         place.progress.say(f"{folder} was not made by whelp: it reads the answers' text, as transformers runs it")
         longest = place.recipe.reward.max_length
@@ -89,7 +92,7 @@ def _learned(place: Workplace, engine: LocalEngine, folder: Path, name: str) -> 
         place.progress.say(
             f"{folder} has another tokenizer than the policy: it reads the answers' text, by its own template"
         )
-        reward = TextReward(home, home.chat, name, shift, join)
+        reward = TextReward(home, home.chat, name, shift, join, as_sampled)
     return reward, getattr(config, "reward_gain", 1.0)
 
 

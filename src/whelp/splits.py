@@ -1,4 +1,4 @@
-"""Who may learn from what: splits by prompt, and prompts that must not stand on both sides."""
+"""Who may learn from what: splits by what is said first, and prompts that must not stand on both sides."""
 
 from __future__ import annotations
 

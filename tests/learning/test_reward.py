@@ -357,6 +357,9 @@ def test_a_model_that_is_wrong_on_answers_of_one_length_is_told_of_from_its_file
 
 
 def test_what_a_doubling_of_the_prompts_brings() -> None:
+    alike = [{"prompts": 2, "accuracy": {"mean": 0.5, "low": 0.4, "high": 0.6}}] * 2
+    [told] = controls.told({"learning_curve": alike})
+    assert told.endswith("after 2, 50% after 2."), "no slope of a single number of prompts"
     assert controls.per_doubling([(100, 0.60), (200, 0.63), (800, 0.69)]) == pytest.approx(0.03)
 
 

@@ -160,6 +160,19 @@ def test_no_round_asks_what_begins_like_something_held_out(online: Recipe, tmp_p
     assert [prompt.text for prompt in rounds.askable(place)] == ["hello there"]
 
 
+def test_what_people_ranked_is_passed_over_once_it_is_held_out(
+    online: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Workplace(changed(online, "rounds", n=1, label="people"), Run(tmp_path / "r"), SilentProgress())
+    prompts = place.prompts.records[:3]
+    rows = [{"id": p.id, "prompt": p.text, "completions": ["a", "b"], "ranks": [1, 2]} for p in prompts]
+    file = write_jsonl(tmp_path / "ranked.jsonl", rows)
+    monkeypatch.setattr(rounds, "to_rank", lambda place: file)
+    assert rounds.ranked_by_people(place) == rows
+    monkeypatch.setattr(rounds, "askable", lambda place: [prompts[0], prompts[2]])
+    assert rounds.ranked_by_people(place) == [rows[0], rows[2]]
+
+
 def test_answers_that_are_all_alike_teach_nothing(online: Recipe, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def same(completions):\n    return [1.0 for _ in completions]\n")
     asked = changed(online, "rounds", n=1, label=f"{tmp_path / 'mine.py'}:same")

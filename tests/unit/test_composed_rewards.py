@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from whelp.maths.shaping import aggregate
 from whelp.recipes import load_recipe
 from whelp.rewards.compose import AgainstReference, FunctionReward, WeightedSum, load_function
 from whelp.rewards.formula import functions, parse
-from whelp.rewards.model import ModelReward
+from whelp.rewards.model import ModelReward, TextReward
 from whelp.text.chat import Chat
 from whelp.types import Completion, Message, Prompt, Sequences
 
@@ -64,6 +64,28 @@ class ReferenceSampler:
     @contextmanager
     def hold(self, sequences: Sequences) -> Iterator[Sequences]:
         yield sequences
+
+
+@pytest.mark.parametrize(("as_sampled", "is_finished", "ends"), [(True, True, 1), (True, False, 0), (False, False, 1)])
+def test_a_cut_off_answer_ends_as_what_reads_it_was_taught(
+    as_sampled: bool, is_finished: bool, ends: int, chat: Chat
+) -> None:
+    read: list[Sequences] = []
+
+    class Reader:
+        def hold(self, sequences: Sequences) -> nullcontext[Sequences]:
+            read.append(sequences)
+            return nullcontext(sequences)
+
+        def rewards(self, name: str, held: Sequences) -> torch.Tensor:
+            return torch.zeros(1, len(held))
+
+    answer = Completion(Prompt("p", (Message("user", "Hello"),)), " I am fine", (), (), is_finished)
+    TextReward(Reader(), chat, "reward", torch.zeros(1), lambda scores: scores[0], as_sampled)([answer], None)
+    [tokens], [mask] = read[0].tokens, read[0].is_response
+    written = [token for token, is_response in zip(tokens, mask, strict=True) if is_response]
+    assert written.count(chat.tokenizer.eos_token_id) == ends
+    assert chat.decode(written).strip() == "I am fine"
 
 
 def test_an_answer_is_held_against_the_references_to_its_prompt(chat: Chat) -> None:

@@ -74,7 +74,7 @@ def test_a_temperature_comes_from_the_other_half():
     torch.testing.assert_close(tempered(margins, torch.zeros(6, dtype=torch.long)), margins)
 
 
-def test_who_is_mostly_wrong_has_no_temperature():
+def test_who_is_mostly_wrong_is_sure_of_nothing_and_stays_wrong():
     wrong = -signed(3 * randn(4_000, seed=6), 3.0, seed=7)
     assert temperature(wrong) == pytest.approx(NOT_SURE)
     after = tempered(wrong, torch.arange(len(wrong)))

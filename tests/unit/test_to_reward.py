@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from whelp.progress import SilentProgress
@@ -53,7 +54,9 @@ def test_both_sides_score_an_answer_alike(chat) -> None:
     assert len(scores) > 3
 
 
-def test_whelps_side_learns_and_is_saved_between_turns(tiny_model_folder, tmp_path: Path) -> None:
+def test_whelps_side_learns_and_is_saved_between_turns(
+    tiny_model_folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = ("ppo.total_episodes=16", "ppo.batch_size=8", "ppo.num_mini_batches=2", "ppo.num_generations=1")
     small = (f"model={tiny_model_folder('llama')}", "trainable_layers=2", "dtype=float32", "ppo.response_length=6")
     place = Workplace(load_recipe("assistant", [*small, *batch]), Run(tmp_path / "run"), SilentProgress())
@@ -76,8 +79,29 @@ def test_whelps_side_learns_and_is_saved_between_turns(tiny_model_folder, tmp_pa
         saved.append(AutoModelForCausalLM.from_pretrained(tmp_path / str(turn)).state_dict())
     assert any((saved[0][name] != saved[1][name]).any() for name in saved[0])
     assert next(side, None) is None
+    assert to_reward.judged(place, place.base)["kl"]["mean"] == pytest.approx(0.0, abs=1e-6)
+    monkeypatch.setattr(to_reward, "HELD_OUT", 24)
+    seen: list[tuple[Completion, ...]] = []
+    honest = CheckerReward.__call__
+    monkeypatch.setattr(
+        CheckerReward,
+        "__call__",
+        lambda self, answers, held: (seen.append(tuple(answers)), honest(self, answers, held))[1],
+    )
     found = to_reward.judged(place, tmp_path / "2")
-    assert found["kl"]["n"] == found["reward"]["n"] > 100
+    kls = []
+    for answer in seen[0]:
+        asked = chat.prompt(answer.prompt)
+        ids, logprobs = torch.tensor([[*asked, *answer.tokens]]), []
+        for folder in (tmp_path / "2", place.base):
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            with torch.no_grad():
+                scaled = (model(ids).logits[0, len(asked) - 1 : -1] / place.recipe.ppo.temperature).log_softmax(-1)
+            logprobs.append(scaled.gather(1, torch.tensor(answer.tokens)[:, None]).sum())
+        kls.append(float(logprobs[0] - logprobs[1]))
+    assert found["kl"]["mean"] == pytest.approx(sum(kls) / len(kls), abs=1e-4)
+    assert abs(found["kl"]["mean"]) > 1e-3
+    assert found["reward"]["mean"] == pytest.approx(float(honest(CheckerReward(False), seen[0], None).mean()), abs=1e-6)
 
 
 def test_a_side_writes_its_model_where_it_is_told_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +115,21 @@ def test_a_side_writes_its_model_where_it_is_told_to(tmp_path: Path, monkeypatch
     )
     monkeypatch.setenv("PYTHONPATH", str(races.RACERS))
     side = races.Side("a", str(tmp_path / "racer.py"))
-    assert len(to_reward.learn(side, {}, 2, tmp_path / "policies")) == 2
+    seconds, versions = to_reward.learn(side, {}, 2, tmp_path / "policies")
+    assert len(seconds) == 2
+    assert "torch" in versions
     assert sorted(p.name for p in (tmp_path / "policies").iterdir()) == ["1", "2"]
 
 
-@pytest.mark.parametrize(("wanted", "seconds"), [(0.0, 0.0), (0.25, 5.0), (0.5, 10.0), (0.8, 60.0), (0.9, None)])
-def test_when_a_curve_reaches_a_reward(wanted: float, seconds: float | None) -> None:
-    """From 0 to 0.5 in 10 seconds, back to 0.3 in 30, on to 0.8 in 20."""
-    assert to_reward.reaching([10.0, 30.0, 20.0], [0.5, 0.3, 0.8], 0.0, wanted) == seconds
+@pytest.mark.parametrize(
+    ("wanted", "turns"), [(0.0, 0.0), (0.25, 0.5), (0.5, 1.0), (0.8, 3.0), (0.55, 2.5), (0.9, None)]
+)
+def test_when_a_curve_reaches_a_reward(wanted: float, turns: float | None) -> None:
+    assert to_reward.reaching([0.0, 0.5, 0.3, 0.8], wanted) == (turns if turns is None else pytest.approx(turns))
+    if turns is not None:
+        assert to_reward.between([0.0, 10.0, 40.0, 60.0], turns) == pytest.approx(
+            {0.0: 0.0, 0.5: 5.0, 1.0: 10.0, 3.0: 60.0, 2.5: 50.0}[turns]
+        )
 
 
 def test_the_table_says_when_whelp_had_earned_what_the_peer_did() -> None:
@@ -114,8 +145,10 @@ def test_the_table_says_when_whelp_had_earned_what_the_peer_did() -> None:
         },
     }
     trl, lora = to_reward.rows(record)
-    assert trl == ["TRL, 1e-05", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "4.0 nats, 15 s", "13.3"]
+    assert trl == ["TRL, 1e-05", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "3.0 nats, 15 s", "13.3"]
     assert lora[2:] == ["+0.60 (+0.50 to +0.70), 6.0 nats, 50 s", "never", ""]
+    record["before"] = curve(0.5)[0]
+    assert to_reward.rows(record)[0][3:] == ["no more than before", ""]
 
 
 def test_the_best_learning_rate_is_that_which_earned_most() -> None:

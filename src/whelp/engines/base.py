@@ -19,7 +19,7 @@ Head = Literal["lm", "scalar"]
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSpec:
-    """AdamW, and the norm to which the gradients of the whole model are clipped before each step."""
+    """AdamW, and the norm to which the gradients of each member are clipped before a step."""
 
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-5

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from jinja2 import TemplateError
 from torch import Tensor
 
 from whelp.engines.base import Held
-from whelp.errors import DataError
-from whelp.types import Completion
+from whelp.text.chat import templated
+from whelp.types import Completion, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -47,22 +46,15 @@ class ClassifierReward:
         return scores
 
     def encode(self, completion: Completion) -> dict[str, list[int]]:
-        turns = [{"role": m.role, "content": m.content} for m in completion.prompt.messages]
-        whole: Any
+        """Raises `DataError` where the template refuses the conversation."""
+        asked = completion.prompt.messages
         if self.tokenizer.chat_template is None:
-            said = "\n\n".join(turn["content"] for turn in turns)
-            whole = self.tokenizer(said, completion.text)
+            whole: Any = self.tokenizer("\n\n".join(message.content for message in asked), completion.text)
         else:
-            turns.append({"role": "assistant", "content": completion.text})
-            try:
-                whole = self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)
-            except TemplateError as error:
-                roles = ", ".join(turn["role"] for turn in turns)
-                raise DataError(
-                    f"the chat template of {self.tokenizer.name_or_path} refuses a conversation of the turns {roles}: {error}"
-                ) from error
+            said = templated(self.tokenizer, (*asked, Message("assistant", completion.text)))
+            whole = self.tokenizer(said, add_special_tokens=False)
         return {key: self.cut(value) for key, value in whole.items()}
 
     def cut(self, values: list[int]) -> list[int]:
         """At most `max_length` values: the first, where a special token such as [CLS] may stand, and the last."""
-        return values if len(values) <= self.max_length else [values[0], *values[1 - self.max_length :]]
+        return values if len(values) <= self.max_length else [values[0], *values[len(values) - self.max_length + 1 :]]

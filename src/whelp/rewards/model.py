@@ -36,8 +36,16 @@ class TextReward:
     name: str
     shift: Float[Tensor, "M"]
     join: Callable[[Float[Tensor, "M B"]], Float[Tensor, "B"]]
+    as_sampled: bool = True
+    """True: an answer that was cut off has no end of turn, as its sampled tokens have none. False: all are read as ranked answers
+    are."""
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
-        rendered = [self.chat.answer(c.prompt, c.text, c.is_finished) for c in completions]
+        rendered = [
+            self.chat.answer(c.prompt, c.text, c.is_finished)
+            if self.as_sampled
+            else self.chat.answer(c.prompt, c.text.strip())
+            for c in completions
+        ]
         with self.engine.hold(sequences(rendered)) as own:
             return self.join(self.engine.rewards(self.name, own) - self.shift[:, None])

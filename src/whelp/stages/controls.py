@@ -41,7 +41,7 @@ def run(
     accuracy of a last one.
     """
     used, _ = planned(len(rankings), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed)
-    rankings = [rankings[i] for i in used]  # as the reward model did, they read no more than `max_steps` need
+    rankings = [rankings[i] for i in used]  # what no step needs is not read
     measured = read_json(stage.folder / MEASURED)
     with engine.hold(render(chat, rankings)[0]) as held, engine.hold(render(chat, held_out)[0]) as test:
 
@@ -90,15 +90,14 @@ def told(metrics: Mapping[str, Any]) -> list[str]:
     if found := metrics.get("learning_curve"):
         rates = ", ".join(f"{one['accuracy']['mean']:.0%} after {one['prompts']}" for one in found)
         slope = 100 * per_doubling([(one["prompts"], one["accuracy"]["mean"]) for one in found])
-        lines.append(
-            f"By the number of prompts it learned from it is right in {rates}: {slope:+.1f} points a doubling."
-        )
+        gain = "" if math.isnan(slope) else f": {slope:+.1f} points a doubling"
+        lines.append(f"By the number of prompts it learned from it is right in {rates}{gain}.")
     return lines
 
 
 def per_doubling(points: Sequence[tuple[int, float]]) -> float:
     """What twice as many prompts bring, by the straight line through (log2 of the prompts, accuracy)."""
-    x, y = [math.log2(count) for count, _ in points], [rate for _, rate in points]
+    x, y = [math.log2(count) for count, _ in points], [accuracy for _, accuracy in points]
     return linear_regression(x, y).slope if len(set(x)) > 1 else math.nan
 
 

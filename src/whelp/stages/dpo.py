@@ -71,7 +71,8 @@ def measure(engine: Engine, chat: Chat, held_out: Sequence[Ranking], beta: float
     better, worse, pair_of = strict_pairs(held_out)
     if not better:
         return {"n": 0}
-    with engine.hold(render(chat, held_out)[0]) as held:
+    data, too_long = render(chat, held_out)
+    with engine.hold(data) as held:
         implied = beta * (answer_logprobs(engine, "policy", held) - answer_logprobs(engine, "reference", held))
     margin = implied[better] - implied[worse]
     accuracy = clustered_bootstrap(right(margin), by_prompt(held_out, pair_of))
@@ -80,4 +81,5 @@ def measure(engine: Engine, chat: Chat, held_out: Sequence[Ranking], beta: float
         "accuracy_interval": accuracy.as_dict(),
         "margin": float(margin.mean()),
         "n": len(better),
+        "held_out_truncated": too_long["truncated"],
     }

@@ -63,7 +63,6 @@ def train(
         "train_pairs": sum(len(ranking.pairs()) for ranking in rankings),
         "train_negatives": sum(len(ranking.completions) - 1 for ranking in made),
         **too_long,
-        "held_out_truncated": render(chat, held_out)[1]["truncated"],
         "steps": len(batches),
     }
 

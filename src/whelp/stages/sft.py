@@ -31,7 +31,8 @@ def train(
     demonstrations = [demonstrations[i] for i in used]
     data, too_long = render(chat, demonstrations)
     start, state = stage.resume(engine)
-    with engine.hold(data) as held, engine.hold(render(chat, held_out)[0]) as test, stage.listening():
+    test_data, test_too_long = render(chat, held_out)
+    with engine.hold(data) as held, engine.hold(test_data) as test, stage.listening():
         before = state.get("test_loss_before") if start else mean_loss(engine, test)
         with stage.progress.steps("SFT", len(batches)) as bar:
             bar.advance(start)
@@ -52,6 +53,7 @@ def train(
         "test_sequences": len(held_out),
         "response_tokens": sum(data.response_lengths),
         **too_long,
+        "held_out_truncated": test_too_long["truncated"],
         "steps": len(batches),
     }
 

@@ -17,7 +17,7 @@ from whelp.monitors.surface import features
 from whelp.stages.comparisons import by_prompt, prompts_of, render, right, strict_pairs
 from whelp.text.chat import Chat
 from whelp.text.negatives import KINDS, negatives
-from whelp.types import Ranking
+from whelp.types import Ranking, Sequences
 
 NEGATIVES_PROMPTS = 50
 """Held-out prompts on which it is seen whether the best answer scores above bad ones made by a program."""
@@ -40,7 +40,8 @@ class HeldOut:
 def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: Sequence[Ranking]) -> dict[str, Any]:
     """Held-out accuracy with its interval clustered by prompt, beside what the surface alone gives; whether the model is as sure
     as it is right; and whether it pays for length as such."""
-    scores = answer_scores(engine, chat, held_out)
+    data, too_long = render(chat, held_out)
+    scores = scores_of(engine, data)
     pairs = compare(scores, rankings, held_out)
     if len(pairs.margin) == 0:
         return {
@@ -72,14 +73,19 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
         "trusted": advantage.low > 0,
         "verdict": verdict(advantage),
         "above_negatives": above_negatives(engine, chat, held_out),
+        "held_out_truncated": too_long["truncated"],
     }
 
 
 def answer_scores(engine: Engine, chat: Chat, rankings: Sequence[Ranking]) -> Float[Tensor, "B"]:
     """Raw scores of all answers, in the order of `render`."""
-    if not rankings:
+    return scores_of(engine, render(chat, rankings)[0])
+
+
+def scores_of(engine: Engine, data: Sequences) -> Float[Tensor, "B"]:
+    if not len(data):
         return torch.zeros(0)
-    with engine.hold(render(chat, rankings)[0]) as held:
+    with engine.hold(data) as held:
         return engine.rewards("reward", held).mean(0)
 
 

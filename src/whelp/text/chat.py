@@ -119,7 +119,9 @@ class Chat:
 
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens up to where the assistant begins. Raises DataError where they are more than `max_length`."""
-        tokens, _ = self._encode(_text(self.tokenizer, self._with_system(prompt.messages), add_generation_prompt=True))
+        tokens, _ = self._encode(
+            templated(self.tokenizer, self._with_system(prompt.messages), add_generation_prompt=True)
+        )
         if self.max_length is not None and len(tokens) > self.max_length:
             raise DataError(
                 f"prompt {prompt.id!r} has {len(tokens)} tokens and the context is {self.max_length}: "
@@ -157,14 +159,14 @@ class Chat:
         name = _name(self.tokenizer)
         remedy = "drop system_prompt, or use a model whose template has a place for it"
         try:
-            text = _text(self.tokenizer, (Message("system", system_prompt), Message("user", "Hello")))
+            text = templated(self.tokenizer, (Message("system", system_prompt), Message("user", "Hello")))
         except DataError as error:
             raise ConfigError(f"system_prompt is set, but the chat template of {name} refuses it; {remedy}") from error
         if system_prompt.strip() not in text:
             raise ConfigError(f"system_prompt is set, but the chat template of {name} leaves it out; {remedy}")
 
     def _render(self, messages: tuple[Message, ...], turns: Sequence[int], is_finished: bool = True) -> Rendered:
-        text = _text(self.tokenizer, messages)
+        text = templated(self.tokenizer, messages)
         spans = [self._span(text, messages, turn) for turn in turns]
         if messages[-1].role == "assistant":
             text = text[: spans[-1].stop - (0 if is_finished else len(self._end))]
@@ -179,7 +181,7 @@ class Chat:
             raise DataError(
                 "a conversation begins with an assistant turn; it must begin with the user's (or a system one)"
             )
-        header = _text(self.tokenizer, messages[:turn], add_generation_prompt=True)
+        header = templated(self.tokenizer, messages[:turn], add_generation_prompt=True)
         content = messages[turn].content.strip()
         rest = text[len(header) :]
         # An end-of-turn string inside the content ends nothing, so the search for the real one starts behind it.
@@ -215,7 +217,7 @@ def ensure_template(tokenizer: PreTrainedTokenizerBase) -> None:
 def close_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Let a whole conversation end with the end of its last turn, where whelp scores it: some templates put a newline behind
     that, and a classifier of `transformers` would read the newline."""
-    text = _text(tokenizer, (Message("user", "Hello"), Message("assistant", "Hi")))
+    text = templated(tokenizer, (Message("user", "Hello"), Message("assistant", "Hi")))
     if text != text.rstrip():
         whole = "{% set whole %}" + str(tokenizer.chat_template) + "{% endset %}"
         tokenizer.chat_template = whole + "{{ whole if add_generation_prompt else whole.rstrip() }}"
@@ -256,8 +258,8 @@ def _template_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """The ids of a small conversation; an unk that turns up in it is not an unused one."""
     asked = (Message("user", "Hello"),)
     texts = [
-        _text(tokenizer, (*asked, Message("assistant", _ANSWER))),
-        _text(tokenizer, asked, add_generation_prompt=True),
+        templated(tokenizer, (*asked, Message("assistant", _ANSWER))),
+        templated(tokenizer, asked, add_generation_prompt=True),
     ]
     return {id for text in texts for id in tokenizer.encode(text, add_special_tokens=False)}
 
@@ -269,7 +271,7 @@ def _named_id(tokenizer: PreTrainedTokenizerBase, name: str) -> int | None:
 
 def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     """The text that the template puts behind the assistant's content, up to the first whitespace behind it."""
-    text = _text(tokenizer, (Message("user", "Hello"), Message("assistant", _ANSWER)))
+    text = templated(tokenizer, (Message("user", "Hello"), Message("assistant", _ANSWER)))
     end = text.rpartition(_ANSWER)[2].split()
     if not end:
         raise ModelError(
@@ -279,7 +281,9 @@ def _turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
     return end[0]
 
 
-def _text(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+def templated(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], add_generation_prompt: bool = False
+) -> str:
     """What the template makes of messages. Raises DataError where it refuses them."""
     from jinja2 import TemplateError
 
