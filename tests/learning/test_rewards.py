@@ -330,6 +330,7 @@ def test_a_reward_model_may_start_from_a_base_with_another_tokenizer(
     assert len(logged(asked)) == 2
 
 
+@pytest.mark.proof
 def test_a_reward_model_of_the_hub_is_named_by_its_id(
     recipe: Recipe, tiny_model_folder, tiny_tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,8 +79,8 @@ def test_whelps_side_learns_and_is_saved_between_turns(
         saved.append(AutoModelForCausalLM.from_pretrained(tmp_path / str(turn)).state_dict())
     assert any((saved[0][name] != saved[1][name]).any() for name in saved[0])
     assert next(side, None) is None
+    monkeypatch.setattr(to_reward, "HELD_OUT", 18)
     assert to_reward.judged(place, place.base)["kl"]["mean"] == pytest.approx(0.0, abs=1e-6)
-    monkeypatch.setattr(to_reward, "HELD_OUT", 24)
     seen: list[tuple[Completion, ...]] = []
     honest = CheckerReward.__call__
     monkeypatch.setattr(
