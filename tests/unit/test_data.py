@@ -364,7 +364,7 @@ class TestLeaks:
         assert len(near) < 0.02 * sum(turn.file in TRAINING for turn in everything())
 
     def test_the_measure_finds_a_planted_paraphrase(self):
-        texts = [turn.text for turn in everything()]
+        texts = [*dict.fromkeys(["What causes wind?", *(turn.text for turn in everything()[:600])])]
         scores = similarities([*texts, "please could you tell me: what causes the wind?"])[-1, :-1]
         assert texts[int(scores.argmax())] == "What causes wind?"
         assert scores.max() >= NEAR
