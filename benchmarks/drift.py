@@ -20,6 +20,7 @@ from results import percent, points, table
 from whelp.checkers import passes
 from whelp.config import Recipe
 from whelp.engines.base import SamplingParams
+from whelp.maths.masked import masked_row_sums
 from whelp.maths.stats import Estimate, clustered_bootstrap
 from whelp.progress import PlainProgress
 from whelp.runs.files import write_json_atomic
@@ -51,7 +52,7 @@ def drift(folder: Path) -> dict[str, Any]:
             found[model] = {
                 "score": reward(completions, held),
                 "passes": torch.tensor([passes_its_check(completion) for completion in completions]),
-                "kl": ((own.logprobs - sft.logprobs) * own.is_response).sum(1),
+                "kl": masked_row_sums(own.logprobs - sft.logprobs, own.is_response),
                 "length": own.is_response.sum(1).float(),
             }
     categories = sorted({prompt.category for prompt in prompts})

@@ -91,10 +91,9 @@ def cost() -> None:
             rounds.append(seconds(place, rankings, members))
             print("{} members: training {:.1f} s, scoring {:.1f} s".format(members, *rounds[-1]), flush=True)
     record: dict[str, Any] = {"machine": machine(), "commit": commit(), "seconds": found}
-    for what, one, five in zip(
-        ("training", "scoring"), zip(*found[1], strict=True), zip(*found[5], strict=True), strict=True
-    ):
-        record[what] = min(five) / min(one)
+    for place_in, what in enumerate(("training", "scoring")):
+        one, five = (min(times[place_in] for times in found[members]) for members in (1, 5))
+        record[what] = five / one
         print(f"{what}: five members take {record[what]:.2f} times what one takes")
     write_json_atomic(RECORDS / "ensemble-cost.json", record)
 

@@ -230,12 +230,12 @@ class Racer:
 
 
 @contextmanager
-def racers(race: Race, work: Work) -> Iterator[list[Racer]]:
+def racers(sides: Sequence[Side], work: Work) -> Iterator[list[Racer]]:
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         file = Path(folder) / "work.json"
         file.write_text(json.dumps(work))
         started = []
-        for number, side in enumerate(race.sides):
+        for number, side in enumerate(sides):
             started.append(Racer(side, file, Path(folder) / f"{number}.log"))
             stack.callback(started[-1].close)
         yield started
@@ -244,7 +244,7 @@ def racers(race: Race, work: Work) -> Iterator[list[Racer]]:
 def contest(race: Race, work: Work, rounds: int = ROUNDS) -> dict[str, Any]:
     """The turns of each side by its name, without the first, and its peak memory."""
     turns: dict[str, list[dict[str, Any]]] = {side.name: [] for side in race.sides}
-    with racers(race, work) as sides:
+    with racers(race.sides, work) as sides:
         for number in range(rounds + 1):
             for racer in sides:
                 found = racer.turn()

@@ -20,13 +20,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
+from drift import mean
 from environments import PPO
-from races import DOCS, Race, Side, Work, racers, slug, start
+from races import DOCS, Side, Work, racers, slug, start
 from results import RECORDS, ROOT, commit, machine, table, write_between
 
 from whelp.engines.base import SamplingParams
-from whelp.maths.stats import clustered_bootstrap
+from whelp.maths.masked import masked_row_sums
 from whelp.progress import rate
 from whelp.rewards.rules import CheckerReward
 from whelp.runs.files import read_json, write_json_atomic
@@ -78,7 +79,7 @@ def checked(prompts: Sequence[Prompt]) -> list[Prompt]:
 def learn(side: Side, work: Work, turns: int, folder: Path) -> tuple[list[float], dict[str, str]]:
     """Seconds of each turn, and the versions of what ran; the policies lie in `folder`/<turn>."""
     seconds = []
-    with racers(Race("to-reward", "", lambda place: {}, (side,)), work) as (racer,):
+    with racers([side], work) as (racer,):
         for turn in range(1, turns + 1):
             seconds.append(racer.turn()["seconds"])
             racer.turn(f"save {folder / str(turn)}")
@@ -97,12 +98,8 @@ def judged(place: Workplace, policy: Path) -> dict[str, dict[str, float]]:
     with engine.hold(sampled(engine.chat, completions)) as held:
         rewards = CheckerReward(beside_twins=False)(completions, held)
         own, before = (engine.logprobs(name, held) for name in ("policy", "before"))
-        kl = ((own.logprobs - before.logprobs) * own.is_response).sum(1)
-    return {"reward": mean(rewards), "kl": mean(kl)}
-
-
-def mean(values: torch.Tensor) -> dict[str, float]:
-    return clustered_bootstrap(values, torch.arange(len(values))).as_dict()
+        kl = masked_row_sums(own.logprobs - before.logprobs, own.is_response)
+    return {"reward": mean(rewards).as_dict(), "kl": mean(kl).as_dict()}
 
 
 def run(turns: int) -> None:
@@ -165,8 +162,7 @@ def reaching(rewards: Sequence[float], wanted: float) -> float | None:
 
 def between(values: Sequence[float], turns: float) -> float:
     """A curve behind so many turns and parts of one."""
-    whole = min(int(turns), len(values) - 2)
-    return values[whole] + (turns - whole) * (values[whole + 1] - values[whole])
+    return float(np.interp(turns, range(len(values)), values))
 
 
 def rows(record: dict[str, Any]) -> list[list[str]]:

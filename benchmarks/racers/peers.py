@@ -180,6 +180,15 @@ def train_reward(turns: Turns, work: Work, side: Work) -> None:
     trainer.train()
 
 
+def lora_of(side: Work) -> Any:
+    """None: the whole policy learns."""
+    if not side.get("lora"):
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def train_ppo(turns: Turns, work: Work, side: Work) -> None:
     from trl.experimental.ppo import PPOConfig, PPOTrainer
 
@@ -191,11 +200,7 @@ def train_ppo(turns: Turns, work: Work, side: Work) -> None:
         num_ppo_epochs=epochs, response_length=length, temperature=work["temperature"], num_sample_generations=0,
         total_episodes=FOREVER * count,
     ))  # fmt: skip
-    lora = None
-    if side.get("lora"):
-        from peft import LoraConfig
-
-        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = lora_of(side)
     data = Dataset.from_list([{"input_ids": prompt} for prompt in work["prompts"]])
     tokens = count * length
     trainer = PPOTrainer(
@@ -261,11 +266,7 @@ def learn(turns: Turns, work: Work, side: Work) -> None:
         total_episodes=work["episodes"], learning_rate=side["learning_rate"], missing_eos_penalty=1.0, adam_beta2=0.999,
         bf16=work["dtype"] == "bfloat16",
     ))  # fmt: skip
-    lora = None
-    if side.get("lora"):
-        from peft import LoraConfig
-
-        lora = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    lora = lora_of(side)
     data = Dataset.from_list([{"input_ids": prompt} for prompt in work["prompts"]])
     trainer = PPOTrainer(
         args=config, processing_class=tokenizer, model=language_model(work, "float32"),

@@ -46,9 +46,8 @@ def check_flat(model: Pretrained) -> str | None:
     allow_flat(model)
     try:
         layout = flat(rows, [0, 0, 1], model.device)
-        whole = model.base_model(input_ids=layout.join(tokens), use_cache=False, **layout.arguments).last_hidden_state[
-            0
-        ]
+        outputs = model.base_model(input_ids=layout.join(tokens), use_cache=False, **layout.arguments)
+        whole = outputs.last_hidden_state[0]
         found = [whole[place[: len(row)]] for row, place in zip(rows, layout.place, strict=True)]
         pairs = list(zip(found, alone, strict=True))
         if all(_close(*pair) for pair in pairs):

@@ -48,7 +48,7 @@ def prompt_completion(row: Values) -> Demonstration:
 
 def answered(row: Values) -> tuple[Prompt, str]:
     """A prompt and an answer to it."""
-    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+    prompt = prompt_only(row)
     return prompt, _answer(row["completion"], prompt.messages, "completion")
 
 
@@ -100,7 +100,7 @@ def prompt_completions_labels(row: Values) -> Ranking:
 
 
 def prompt_completions_ranks(row: Values) -> Ranking:
-    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+    prompt = prompt_only(row)
     completions, ranks = row["completions"], row["ranks"]
     if not isinstance(completions, list) or len(completions) < 2:
         raise Problem("completions is not a list of at least two")
@@ -117,7 +117,7 @@ def prompt_completions_ranks(row: Values) -> Ranking:
 
 
 def prompt_chosen_rejected(row: Values) -> Ranking:
-    prompt = prompt_of(messages_of(row["prompt"], "prompt"), row, "prompt")
+    prompt = prompt_only(row)
     chosen, rejected = (_answer(row[key], prompt.messages, key) for key in ("chosen", "rejected"))
     return _pair(prompt, chosen, rejected, row)
 
