@@ -1,12 +1,13 @@
 """What an ensemble of reward models costs, and whether its doubt tells text of another domain from answers.
 
     python benchmarks/ensemble.py cost                      five members of four layers against one: training and scoring
-    python benchmarks/ensemble.py doubt runs/x/reward       the variance over the members of a trained ensemble
+    python benchmarks/ensemble.py doubt runs/x/reward       what a trained ensemble doubts
 
 `cost` times the same rankings with one and with five members, each in turn, and takes the best of several rounds; it leaves
-`benchmarks/results/ensemble-cost.json`. `doubt` sets the variance of the members' scores on held-out answers against that on
-sentences from Python's own manual, as many words of them, which every Python brings along: the area under the ROC curve is how
-often the strange text has the larger variance. It leaves `benchmarks/results/doubt-<seed>.json`.
+`benchmarks/results/ensemble-cost.json`. `doubt` sets the variance of the score on held-out answers against that on sentences from
+Python's own manual, as many words of them, which every Python brings along: the area under the ROC curve is how often the strange
+text is doubted more, and so it is for the variance over the members alone, and within each alone. It leaves
+`benchmarks/results/doubt-<seed>.json`.
 
     whelp reward --model runs/assistant/sft --output_dir runs/ensemble trainable_layers=4 reward.members=5
 """
@@ -32,6 +33,8 @@ from whelp.config import Recipe
 from whelp.engines.base import Held, ModelSpec, OptimizerSpec
 from whelp.engines.local import LocalEngine
 from whelp.maths.preference import BradleyTerry
+from whelp.maths.shaping import aggregate
+from whelp.maths.shaping import doubt as doubt_of
 from whelp.maths.stats import Estimate
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
@@ -108,8 +111,13 @@ def doubt(folder: Path) -> None:
     strange = length_matched(manual(), [len(text.split()) for _, text in known])
     texts = [*known, *((prompt, text) for (prompt, _), text in zip(known, strange, strict=True))]
     with engine.hold(sequences([engine.chat.answer(prompt, text) for prompt, text in texts])) as held:
-        variance = (engine.rewards(NAME, held) - shift[:, None]).var(0)
-    area = area_under_roc(variance[len(known) :], variance[: len(known)])
+        scores, within = engine.rewards(NAME, held) - shift[:, None], engine.reward_variance(NAME, held)
+    parts = {
+        "doubt": doubt_of(scores, within),
+        "over members": doubt_of(scores, 0 * within),
+        "within members": within.mean(0),
+    }
+    weighted = aggregate(scores, "uncertainty", recipe.ppo.uncertainty_coef, within)
     record = {
         "seed": recipe.seed,
         "machine": machine(),
@@ -117,13 +125,28 @@ def doubt(folder: Path) -> None:
         "members": len(shift),
         "texts": len(known),
         "words": [statistics.mean(len(text.split()) for text in side) for side in ([t for _, t in known], strange)],
-        "variance": [float(side.mean()) for side in variance.split(len(known))],
-        "area": area.as_dict(),
+        "variance": {name: means(variance, len(known)) for name, variance in parts.items()},
+        "area": {
+            name: area_under_roc(variance[len(known) :], variance[: len(known)]).as_dict()
+            for name, variance in parts.items()
+        },
+        "score": {"mean": means(scores.mean(0), len(known)), "uncertainty": means(weighted, len(known))},
     }
     write_json_atomic(RECORDS / f"doubt-{recipe.seed}.json", record)
     print("{} answers of {:.1f} words, as many texts of {:.1f}".format(len(known), *record["words"]))
-    print("mean variance of held-out answers {:.3f}, of the manual {:.3f}".format(*record["variance"]))
-    print(f"area under the ROC curve: {area.mean:.3f} ({area.low:.3f} to {area.high:.3f})")
+    for name, area in record["area"].items():
+        mine, theirs = record["variance"][name]
+        print(
+            f"{name}: {mine:.3f} of held-out answers, {theirs:.3f} of the manual; area under the ROC curve {area['mean']:.3f} "
+            f"({area['low']:.3f} to {area['high']:.3f})"
+        )
+    for how, (mine, theirs) in record["score"].items():
+        print(f"mean score by {how}: {mine:.2f} of held-out answers, {theirs:.2f} of the manual")
+
+
+def means(values: Tensor, known: int) -> list[float]:
+    """Of the held-out answers, and of the texts behind them."""
+    return [float(side.mean()) for side in values.split(known)]
 
 
 def area_under_roc(above: Tensor, below: Tensor) -> Estimate:

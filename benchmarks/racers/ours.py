@@ -162,7 +162,7 @@ def train_ppo(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterator[
     config, engine = place.recipe.ppo, ppo_engine(place)
     prompts = prompts_of(work, engine)
     Fixed.lengths, local.Sampler = work["lengths"], Fixed
-    reward = ModelReward(engine, "reward", torch.zeros(1), lambda scores: scores[0])
+    reward = ModelReward(engine, "reward", torch.zeros(1))
     step = 0
     while True:
         step += 1

@@ -120,10 +120,12 @@ class PPOConfig(Section):
     )
     reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
     reward_aggregation: Literal["mean", "min", "uncertainty"] = Field(
-        "mean", description="one score from an ensemble's: their mean, the worst, or the mean less their variance"
+        "mean",
+        description="one score from an ensemble's: their mean, the worst, or the mean less its doubt (the variance over the "
+        "members, and within each)",
     )
     uncertainty_coef: float = Field(
-        0.5, ge=0, description="price of the variance where reward_aggregation is uncertainty"
+        0.5, ge=0, description="price of doubt, a variance, where reward_aggregation is uncertainty"
     )
     shaping: Literal["none", "preference"] = Field(
         "none",

@@ -16,6 +16,7 @@ from whelp.rewards.formula import functions
 from whelp.runs.files import nearest_existing
 from whelp.runs.manifest import kind_of
 from whelp.splits import has_judge
+from whelp.stages.reward import POSTERIOR_RANKINGS
 from whelp.text.formats import read_demonstrations, read_prompts
 from whelp.types import Ranking
 from whelp.workplace import Workplace
@@ -210,7 +211,9 @@ def _preferences(
     test = measured * _ranked_tokens(held_out)
     branches = 1 if config.members == 1 else config.members * BOOTSTRAPPED
     branch = 6 * size.branch * train * max(1.0, passes) * branches / speed.train
-    return 2 * (size.trunk + size.branch) * (train + test) / speed.forward + branch, max(train, test)
+    fitted = min(1.0, POSTERIOR_RANKINGS / max(1, count)) * learned * config.members
+    scored = 2 * (size.trunk + size.branch) * (train + test) + 2 * size.branch * fitted
+    return scored / speed.forward + branch, max(train, test)
 
 
 def _ranked_tokens(rankings: Sequence[Ranking]) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ import torch
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import ModelError, TrainingError
-from whelp.maths.shaping import aggregate
+from whelp.models.export import POSTERIOR
 from whelp.models.loading import context_of, has_vocabulary, load_classifier
 from whelp.models.sources import resolve
 from whelp.rewards.base import Reward
@@ -86,13 +85,18 @@ def _learned(
         )
     shift = torch.tensor(shifts, dtype=torch.float32)
     ppo = place.recipe.ppo
-    join = partial(aggregate, how=ppo.reward_aggregation, uncertainty_coef=ppo.uncertainty_coef)
-    reward: Reward = ModelReward(engine, name, shift, join)
+    if ppo.reward_aggregation == "uncertainty" and not (folder / POSTERIOR).is_file():
+        place.progress.warn(
+            f"{folder} has no {POSTERIOR}, which says what a reward model is sure of: only what its members disagree about is "
+            "doubted. Train it again to have it."
+        )
+    model = ModelReward(home, name, shift, ppo.reward_aggregation, ppo.uncertainty_coef)
+    reward: Reward = model
     if not shares_tokens:
         place.progress.say(
             f"{folder} has another tokenizer than the policy: it reads the answers' text, by its own template"
         )
-        reward = TextReward(home, home.chat, name, shift, join, as_sampled)
+        reward = TextReward(model, home.chat, as_sampled)
     return reward, getattr(config, "reward_gain", 1.0)
 
 

@@ -19,6 +19,7 @@ from whelp.config import RewardConfig
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
+from whelp.maths.shaping import doubt
 from whelp.progress import SilentProgress
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
@@ -29,6 +30,7 @@ from whelp.text.negatives import SOURCE
 from whelp.types import Demonstration, Message, Prompt, Ranking, Sequences
 
 LETTERS = "aehiost"
+STRANGE = str.maketrans(LETTERS, "QZ7XJ49")
 
 
 def rankings(count: int, seed: int, is_known: bool = True) -> list[Ranking]:
@@ -185,6 +187,24 @@ def test_an_ensemble_learns_from_bootstraps_and_each_member_has_its_zero(
     zeros = (reward.member_scores(engine, ranked) * gain).mean(1)
     assert shifts == pytest.approx(zeros.tolist(), abs=1e-4)
     assert max(shifts) - min(shifts) > 1e-2, "their zeros differ, or one shift would do"
+
+
+@pytest.mark.parametrize("members", [1, 3])
+def test_it_doubts_its_score_of_what_nobody_ranked(
+    members: int, tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
+) -> None:
+    """Held-out answers are of the letters that were ranked; the others are as long, of letters that were not."""
+    data, test = rankings(160, 1), rankings(60, 2)
+    strange = [replace(r, completions=tuple(text.translate(STRANGE) for text in r.completions)) for r in test]
+    _, engine = train(
+        tiny_model_folder("llama"), chat, compute, tmp_path, data, test, {"members": members}, members=members, seed=5
+    )
+    doubts = []
+    for answers in (test, strange):
+        with engine.hold(comparisons.render(chat, answers)[0]) as held:
+            doubts.append(doubt(engine.rewards("reward", held), engine.reward_variance("reward", held)))
+    known, unknown = doubts
+    assert float((unknown[:, None] > known).float().mean()) > 0.9
 
 
 def test_a_bootstrap_draws_as_many_as_there_are_and_other_ones_for_each_member() -> None:

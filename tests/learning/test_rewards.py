@@ -191,25 +191,33 @@ def test_a_reward_model_of_whelp_with_another_tokenizer_reads_the_text(
         assert sample["score"] == pytest.approx(expected, abs=1e-4)
 
 
-def exported_scores(folder: Path, ids: Sequence[int]) -> list[float]:
-    """What each member of an exported reward model makes of these tokens in `transformers`, less its recorded zero."""
-    scores = []
+def exported_scores(folder: Path, ids: Sequence[int]) -> tuple[list[float], list[float]]:
+    """What each member of an exported reward model makes of these tokens in `transformers`, less its recorded zero, and the
+    variance of that by its posterior."""
+    scores, variances = [], []
     for member, shift in enumerate(AutoConfig.from_pretrained(folder).reward_member_shifts):
         classifier = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
         if member:  # its own layers and score, under their names in the whole model
             weights = load_file(folder / f"member-{member}" / "model.safetensors")
             assert classifier.load_state_dict(weights, strict=False).unexpected_keys == []
         with torch.no_grad():
-            scores.append(float(classifier(input_ids=torch.tensor([list(ids)])).logits) - shift)
-    return scores
+            outputs = classifier(input_ids=torch.tensor([list(ids)]), output_hidden_states=True)
+        scores.append(float(outputs.logits) - shift)
+        posterior = load_file(folder / (f"member-{member}" if member else "") / "posterior.safetensors")
+        read = outputs.hidden_states[-1][0, -1] - posterior["mean"]
+        variances.append(float(read @ posterior["root"] @ posterior["root"].T @ read))
+    return scores, variances
 
 
 @pytest.mark.parametrize(
     ("how", "joined"),
     [
-        ("mean", statistics.mean),
-        ("min", min),
-        ("uncertainty", lambda scores: statistics.mean(scores) - 2.0 * statistics.pvariance(scores)),
+        ("mean", lambda scores, _: statistics.mean(scores)),
+        ("min", lambda scores, _: min(scores)),
+        (
+            "uncertainty",
+            lambda scores, own: statistics.mean(scores) - 2.0 * (statistics.pvariance(scores) + statistics.mean(own)),
+        ),
     ],
 )
 def test_the_scores_of_ppo_are_those_of_the_exported_members(
@@ -231,9 +239,10 @@ def test_the_scores_of_ppo_are_those_of_the_exported_members(
         tokenizer = AutoTokenizer.from_pretrained(folder / "reward")
         turns = turns_of(sample)[:1]
         asked = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=True, return_dict=False)
-        scores = exported_scores(folder / "reward", [*asked, *answer.tokens])
-        assert sample["score"] == pytest.approx(joined(scores), abs=1e-4)
+        scores, variances = exported_scores(folder / "reward", [*asked, *answer.tokens])
+        assert sample["score"] == pytest.approx(joined(scores, variances), rel=1e-4, abs=1e-4)
         assert max(scores) - min(scores) > 1e-3, "the members differ, so that the way they are joined shows"
+        assert min(variances) > 1e-3, "and doubt their own"
 
 
 SHOUTED = "{% for m in messages %}{{ 'the ' + m['role'] + ' ' + m['content'] + '<|im_end|>\n' }}{% endfor %}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ import torch
 
 from whelp.engines.base import SamplingParams
 from whelp.errors import ConfigError, DataError
-from whelp.maths.shaping import aggregate
 from whelp.recipes import load_recipe
 from whelp.rewards.compose import AgainstReference, FunctionReward, WeightedSum, load_function
 from whelp.rewards.formula import functions, parse
@@ -29,23 +27,25 @@ def completions(*texts: str) -> list[Completion]:
 
 
 class Scores:
-    """An engine whose ensemble has given its scores."""
+    """An engine whose ensemble has given its scores, and how much each member doubts its own."""
 
-    def __init__(self, scores: torch.Tensor):
-        self.scores = scores
+    def __init__(self, scores: torch.Tensor, variance: torch.Tensor):
+        self.scores, self.variance = scores, variance
 
     def rewards(self, name: str, held: object) -> torch.Tensor:
         return self.scores
 
+    def reward_variance(self, name: str, held: object) -> torch.Tensor:
+        return self.variance
+
 
 @pytest.mark.parametrize(
-    ("how", "expected"), [("mean", [1.0, 0.0]), ("min", [0.5, -3.0]), ("uncertainty", [0.975, -0.9])]
+    ("how", "expected"), [("mean", [1.0, 0.0]), ("min", [0.5, -3.0]), ("uncertainty", [0.975 - 0.03, -0.9 - 0.2])]
 )
 def test_members_are_joined_from_zeros_of_their_own(how: str, expected: list[float]) -> None:
-    """Both members think the first answer good; they are at odds over the second."""
-    engine = Scores(torch.tensor([[11.5, 13.0], [0.5, -3.0]]))
-    join = partial(aggregate, how=how, uncertainty_coef=0.1)
-    reward = ModelReward(engine, "reward", torch.tensor([10.0, 0.0]), join)
+    """Both members think the first answer good; they are at odds over the second, and the first member doubts its own more."""
+    engine = Scores(torch.tensor([[11.5, 13.0], [0.5, -3.0]]), torch.tensor([[0.5, 4.0], [0.1, 0.0]]))
+    reward = ModelReward(engine, "reward", torch.tensor([10.0, 0.0]), how, 0.1)
     assert reward(completions("a", "b"), None).tolist() == pytest.approx(expected, abs=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_a_cut_off_answer_ends_as_what_reads_it_was_taught(
             return torch.zeros(1, len(held))
 
     answer = Completion(Prompt("p", (Message("user", "Hello"),)), " I am fine", (), (), is_finished)
-    TextReward(Reader(), chat, "reward", torch.zeros(1), lambda scores: scores[0], as_sampled)([answer], None)
+    TextReward(ModelReward(Reader(), "reward", torch.zeros(1)), chat, as_sampled)([answer], None)
     [tokens], [mask] = read[0].tokens, read[0].is_response
     written = [token for token, is_response in zip(tokens, mask, strict=True) if is_response]
     assert written.count(chat.tokenizer.eos_token_id) == ends

@@ -19,13 +19,15 @@ from engine_helpers import (
     slow_logprobs,
     weights_of,
 )
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from whelp.engines.base import ModelSpec, Term
 from whelp.engines.local import LocalEngine
-from whelp.errors import RunError
+from whelp.errors import ModelError, RunError
+from whelp.maths.posterior import head_posterior
 from whelp.maths.preference import BradleyTerry
-from whelp.models.loading import load_tokenizer
+from whelp.models.loading import load_source, load_tokenizer
 from whelp.text.chat import Chat, sequences
 from whelp.types import Message, Prompt
 
@@ -132,6 +134,44 @@ def test_an_exported_ensemble_comes_back_scaled_by_its_gain(build, engine, tmp_p
     )
     with engine.hold(sequences) as held:
         assert not engine.rewards("anew", held).any()
+
+
+def test_what_a_reward_model_is_sure_of_goes_with_it(build, engine, compute, tmp_path):
+    """Fitted on the last tokens' hidden states, in the unit of the exported score, whole and in any order of rows."""
+    sequences, answers = sequences_of(lengths=(9, 17, 4, 12, 12, 7)), sequences_of(seed=1, lengths=(5, 11, 8))
+    trained = build(head="scalar", members=2, seed=7)
+    with trained.hold(sequences) as learned, trained.hold(answers) as held:
+        assert not trained.reward_variance("m", held).any(), "nothing was fitted"
+        trained.fit_posterior("m", learned.select([4, 0, 2, 5]), stand_for=40)
+        found, swapped = trained.reward_variance("m", held), trained.reward_variance("m", held.select([2, 0]))
+    assert found.shape == (2, 3)
+    torch.testing.assert_close(swapped, found[:, [2, 0]])
+    trained.export("m", tmp_path / "reward", gain=1.5)
+
+    for i in range(2):
+        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
+        if i:
+            model.load_state_dict(load_file(tmp_path / "reward" / "member-1" / "model.safetensors"), strict=False)
+
+        def last_hidden(tokens, model=model):
+            with torch.no_grad():
+                return model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
+
+        posterior = head_posterior(torch.stack([last_hidden(sequences.tokens[r]) for r in (4, 0, 2, 5)]), 40)
+        expected = [float(posterior.variance(last_hidden(tokens))) for tokens in answers.tokens]
+        assert found[i].tolist() == pytest.approx(expected, rel=1e-3)
+
+    engine.add("reward", ModelSpec(source=tmp_path / "reward", head="scalar", trainable_layers=2, members=2))
+    engine.add("copy", ModelSpec(copy_of="reward", head="scalar", members=2))
+    engine.add("anew", ModelSpec(source=tmp_path / "reward", head="scalar", trainable_layers=2, fresh_head=True))
+    with engine.hold(answers) as held:
+        for name in ("reward", "copy"):
+            torch.testing.assert_close(engine.reward_variance(name, held), 1.5**2 * found, rtol=1e-4, atol=1e-6)
+        assert not engine.reward_variance("anew", held).any(), "another head is sure of nothing that this one was"
+
+    save_file({"mean": torch.zeros(3), "root": torch.eye(3)}, tmp_path / "reward" / "posterior.safetensors")
+    with pytest.raises(ModelError, match=r"posterior.safetensors holds .*\(3, 3\).* expected mean and root of a head"):
+        load_source(tmp_path / "reward", "scalar", compute, 2)
 
 
 @pytest.mark.parametrize("members", [1, 2])

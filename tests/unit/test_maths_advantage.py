@@ -14,7 +14,16 @@ from maths_helpers import NAN, prefix_mask, randn
 from whelp.maths.advantage import beside_group, gae, grpo, rloo
 from whelp.maths.masked import last_true, masked_mean, masked_sum, masked_whiten
 from whelp.maths.policy import shaped_rewards
-from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, aggregate, clip_scores, missing_eos, preference
+from whelp.maths.shaping import (
+    AdaptiveKL,
+    FixedKL,
+    RunningMoments,
+    aggregate,
+    clip_scores,
+    doubt,
+    missing_eos,
+    preference,
+)
 
 
 def test_shapes_are_checked_while_tests_run():
@@ -185,6 +194,18 @@ def test_one_score_of_an_ensemble(members):
     assert aggregate(rewards, "min").tolist() == [min(c) for c in columns]
     expected = [float(np.mean(c) - 0.7 * np.var(c)) for c in columns]
     assert aggregate(rewards, "uncertainty", 0.7).tolist() == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_doubt_of_an_ensemble_is_the_variance_of_what_its_members_may_mean():
+    """Each member is a Gaussian: opinions are drawn from a member that is drawn itself."""
+    rewards, variance = randn(3, 2, seed=1), torch.tensor([[0.5, 2.0], [1.0, 0.1], [0.0, 3.0]])
+    draw = np.random.default_rng(0)
+    member = draw.integers(3, size=400_000)
+    for column in range(2):
+        said = rewards[member, column].numpy() + variance[member, column].sqrt().numpy() * draw.normal(size=len(member))
+        assert float(doubt(rewards, variance)[column]) == pytest.approx(float(said.var()), rel=0.01)
+    expected = rewards.mean(0) - 0.7 * doubt(rewards, variance)
+    torch.testing.assert_close(aggregate(rewards, "uncertainty", 0.7, variance), expected)
 
 
 def by_hand(rewards, lengths, group, kind):

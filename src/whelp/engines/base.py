@@ -114,6 +114,15 @@ class Engine(Protocol):
 
     def rewards(self, model: str, held: Held) -> Float[Tensor, "M B"]: ...
 
+    def fit_posterior(self, model: str, held: Held, stand_for: float) -> None:
+        """Learn, behind training, what the scalar heads of `model` are sure of: from the answers in `held`, which are a sample of
+        `stand_for` answers that it learned from. Exported with the model."""
+        ...
+
+    def reward_variance(self, model: str, held: Held) -> Float[Tensor, "M B"]:
+        """Variance of each member's reward by the posterior of its head; zeros where none was fitted."""
+        ...
+
     def update(self, terms: Sequence[Term], lr: Mapping[str, float]) -> Metrics:
         """One optimizer step for every model named in `terms`. Raises `TrainingError`, before any weight changes, when a
         loss or a gradient is not finite."""

@@ -25,6 +25,7 @@ from whelp.engines.sampler import Sampler
 from whelp.engines.scoring import token_logprobs, token_logprobs_and_entropy
 from whelp.errors import ModelError, RunError, TrainingError
 from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores, Values
+from whelp.maths.posterior import head_posterior
 from whelp.models.heads import ScalarHead
 from whelp.models.layout import Layout, flat, padded, reads_flat, shared
 from whelp.models.loading import Source, load_source
@@ -293,6 +294,30 @@ class LocalEngine:
         result = torch.zeros(len(local.members), len(held.sequences))
         for rows in self._pieces(local.decoder, held, self.sizes.piece):
             result[:, rows] = self._outputs(local, held.select(rows), "rewards").rewards.cpu()
+        return result
+
+    def fit_posterior(self, model: str, held: Held, stand_for: float) -> None:
+        local = self.models[model]
+        for member, features in zip(local.members, self._features(local, _own(held)), strict=True):
+            assert isinstance(member.head, ScalarHead)
+            member.head.posterior = head_posterior(features, stand_for)
+
+    def reward_variance(self, model: str, held: Held) -> Float[Tensor, "M B"]:
+        local = self.models[model]
+        result = torch.zeros(len(local.members), len(held.sequences))
+        posteriors = [m.head.posterior for m in local.members if isinstance(m.head, ScalarHead)]
+        if any(posteriors):
+            for row, posterior, features in zip(result, posteriors, self._features(local, _own(held)), strict=True):
+                row.copy_(posterior.variance(features) if posterior else row)
+        return result
+
+    @torch.no_grad()
+    def _features(self, model: LocalModel, held: LocalHeld) -> Float[Tensor, "M B H"]:
+        """What each member's head reads of every row."""
+        result = torch.zeros(len(model.members), len(held.sequences), model.trunk.hidden_size)
+        for rows in self._pieces(model.decoder, held, self.sizes.piece):
+            for features, member in zip(result, model.members, strict=True):
+                features[rows] = self._last_hidden(model, held.select(rows), member).float().cpu()
         return result
 
     # -- training -------------------------------------------------------------------------------------------------

@@ -15,6 +15,9 @@ def clip_scores(scores: Float[Tensor, "B"], bound: float | None) -> Float[Tensor
     return scores if bound is None else scores.clamp(-bound, bound)
 
 
+Aggregation = Literal["mean", "min", "uncertainty"]
+
+
 @dataclass(slots=True)
 class RunningMoments:
     """Mean and spread of all scores so far, joined batch by batch (Chan, Golub, LeVeque 1979, eq. 2.1)."""
@@ -73,12 +76,24 @@ class AdaptiveKL:
         self.kl_coef *= 1.0 + error * episodes / self.horizon
 
 
+def doubt(rewards: Float[Tensor, "M B"], variance: Float[Tensor, "M B"]) -> Float[Tensor, "B"]:
+    """Variance of a score of which each member of an ensemble has an opinion and a variance of its own: that of the opinions,
+    and the mean of the variances (the law of total variance)."""
+    return rewards.var(0, correction=0) + variance.mean(0)
+
+
 def aggregate(
-    rewards: Float[Tensor, "M B"], how: Literal["mean", "min", "uncertainty"], uncertainty_coef: float = 0.0
+    rewards: Float[Tensor, "M B"],
+    how: Aggregation,
+    uncertainty_coef: float = 0.0,
+    variance: Float[Tensor, "M B"] | None = None,
 ) -> Float[Tensor, "B"]:
     """One score from those of an ensemble: their mean; the worst of them; or the mean less `uncertainty_coef` times their
-    variance (Coste et al. 2023, section 3: worst-case and uncertainty-weighted optimization)."""
+    `doubt` (Coste et al. 2023, section 3: worst-case and uncertainty-weighted optimization). `variance`: that of each member's
+    own score; None: none."""
     if how == "min":
         return rewards.min(0).values
     mean = rewards.mean(0)
-    return mean - uncertainty_coef * rewards.var(0, correction=0) if how == "uncertainty" else mean
+    if how == "mean":
+        return mean
+    return mean - uncertainty_coef * doubt(rewards, torch.zeros_like(rewards) if variance is None else variance)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from whelp import __version__
 from whelp.errors import ModelError
+from whelp.maths.posterior import HeadPosterior
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -34,6 +35,8 @@ tokenizer = AutoTokenizer.from_pretrained("{name}")
 
 {note}
 """
+POSTERIOR = "posterior.safetensors"
+"""What the score of a reward model is sure of: mean [H] and root [H H] of `HeadPosterior`."""
 LM_NOTE = (
     "Prompts go through the tokenizer's chat template. The run's manifest.json holds the exact recipe and data hashes."
 )
@@ -82,6 +85,11 @@ def write_folder(
             eos_token_id=ends if len(ends) > 1 else ends[0], pad_token_id=tokenizer.pad_token_id, do_sample=True
         ).save_pretrained(path)
     (path / "README.md").write_text(_card(path, config, head, tokenizer_from), encoding="utf-8")
+
+
+def save_posterior(posterior: HeadPosterior, gain: float, folder: Path) -> None:
+    """Of a head whose score was scaled by `gain`."""
+    _save({"mean": posterior.mean, "root": gain * posterior.root}, folder / POSTERIOR)
 
 
 def _save(state: Mapping[str, Tensor], file: Path) -> None:

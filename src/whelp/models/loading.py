@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from whelp.errors import ModelError
+from whelp.maths.posterior import HeadPosterior
 from whelp.models.anatomy import Pretrained, anatomy_of, num_layers
 from whelp.models.check import check_cut, check_flat
-from whelp.models.export import write_folder
+from whelp.models.export import POSTERIOR, save_posterior, write_folder
 from whelp.models.heads import ScalarHead
 from whelp.models.layout import may_read_flat
 from whelp.models.trunk import Branch, Cut, LMHead, cut
@@ -53,6 +54,7 @@ class Source:
             # Layers that the file leaves out were frozen when it was written: they are those of the template.
             template.branch.load_state_dict(self._local_names(state, folder), strict=False)
             template.head.linear.weight.data.copy_(score)
+            template.head.posterior = _posterior(folder, template.head)
         return template
 
     def export(
@@ -80,12 +82,15 @@ class Source:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
         for key, value in extra.items():
             setattr(config, key, value)
+        heads = [scalar for _, scalar in members if isinstance(scalar, ScalarHead)]
         others = [
             self._global_names(branch.state_dict()) | {SCORE: scalar.linear.weight.detach() * gain}
-            for branch, scalar in members[1:]
-            if isinstance(scalar, ScalarHead)
+            for (branch, _), scalar in zip(members[1:], heads[1:], strict=False)
         ]
         write_folder(path, state, config, head, tokenizer_from=self.path, members=others)
+        for i, scalar in enumerate(heads):
+            if scalar.posterior is not None:
+                save_posterior(scalar.posterior, gain, path / f"member-{i}" if i else path)
 
     def _global_names(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Names of branch weights, as the whole model has them."""
@@ -135,6 +140,7 @@ def load_source(path: Path, head: str, compute: Compute, trainable_layers: int |
     scalar_head = ScalarHead(parts.trunk.hidden_size).to(compute.device)
     if has_scalar_head:
         scalar_head.linear.weight.data.copy_(_score(path, model))
+        scalar_head.posterior = _posterior(path, scalar_head)
     return Source(path, model, parts, scalar_head, has_scalar_head, notes)
 
 
@@ -147,6 +153,23 @@ def _score(path: Path, model: Pretrained) -> Tensor:
         with safe_open(file, "pt") as weights:
             return weights.get_tensor(SCORE)
     return model.score.weight.data  # a folder of several files
+
+
+def _posterior(folder: Path, head: ScalarHead) -> HeadPosterior | None:
+    """What the head of a folder is sure of; None where it does not say. Raises `ModelError` where it is of another head."""
+    from safetensors.torch import load_file
+
+    file = folder / POSTERIOR
+    if not file.is_file():
+        return None
+    found, width = load_file(file), head.linear.in_features
+    shapes = {name: tuple(tensor.shape) for name, tensor in found.items()}
+    if shapes != {"mean": (width,), "root": (width, width)}:
+        raise ModelError(
+            f"{file} holds {shapes}; expected mean and root of a head that reads {width} numbers. Delete it (the model "
+            "is then sure of everything), or train the reward model again."
+        )
+    return HeadPosterior(**found)
 
 
 def _load(path: Path, head: str, compute: Compute) -> tuple[Pretrained, bool]:

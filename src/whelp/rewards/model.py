@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from whelp.engines.base import Engine, Held
+from whelp.maths.shaping import Aggregation, aggregate
 from whelp.text.chat import Chat, sequences
 from whelp.types import Completion
 
@@ -20,22 +21,23 @@ class ModelReward:
     engine: Engine
     name: str
     shift: Float[Tensor, "M"]
-    join: Callable[[Float[Tensor, "M B"]], Float[Tensor, "B"]]
+    how: Aggregation = "mean"
+    uncertainty_coef: float = 0.0
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
-        return self.join(self.engine.rewards(self.name, held) - self.shift[:, None])
+        rewards = self.engine.rewards(self.name, held) - self.shift[:, None]
+        if self.how != "uncertainty":
+            return aggregate(rewards, self.how)
+        return aggregate(rewards, self.how, self.uncertainty_coef, self.engine.reward_variance(self.name, held))
 
 
 @dataclass(frozen=True, slots=True)
 class TextReward:
-    """As `ModelReward`, for a model with another tokenizer than the policy's: it reads the answers' text, rendered by its
-    own chat template, in an engine of its own."""
+    """By a model with another tokenizer than the policy's: it reads the answers' text, rendered by its own chat template, in an
+    engine of its own."""
 
-    engine: Engine
+    model: ModelReward
     chat: Chat
-    name: str
-    shift: Float[Tensor, "M"]
-    join: Callable[[Float[Tensor, "M B"]], Float[Tensor, "B"]]
     as_sampled: bool = True
     """True: an answer that was cut off has no end of turn, as its sampled tokens have none. False: all are read as ranked answers
     are."""
@@ -47,5 +49,5 @@ class TextReward:
             else self.chat.answer(c.prompt, c.text.strip())
             for c in completions
         ]
-        with self.engine.hold(sequences(rendered)) as own:
-            return self.join(self.engine.rewards(self.name, own) - self.shift[:, None])
+        with self.model.engine.hold(sequences(rendered)) as own:
+            return self.model(completions, own)

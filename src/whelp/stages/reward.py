@@ -22,6 +22,9 @@ from whelp.text.negatives import negatives
 from whelp.types import Demonstration, Prompt, Ranking
 
 SCALE_PROMPTS = 64
+POSTERIOR_RANKINGS = 256
+"""Rankings whose answers show what the trained head is sure of: with 4 answers each, twice as many as the default model's
+hidden state has dimensions."""
 
 
 def train(
@@ -56,6 +59,8 @@ def train(
             stage.log.append(step, lr=lr, **metrics)
             stage.end_step(engine, step, len(batches))
             bar.advance(1, **numbers(metrics, "loss", "accuracy"))
+        sample = [row for i in shuffled(count, stage.seed, 0)[:POSTERIOR_RANKINGS] for row in rows_of[i]]
+        engine.fit_posterior("reward", held.select(sample), sum(len(rows_of[i]) for i in range(count)))
     return {
         **measure(engine, chat, rankings, held_out),
         "train_prompts": len(set(prompts_of(rankings))),
