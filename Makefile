@@ -20,7 +20,7 @@ run: $(VENV)/.installed
 	$(BIN)/whelp run $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q -m "not proof" -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -q -m "not proof" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 proof: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q $(ARGS)

@@ -142,7 +142,7 @@ def test_what_a_reward_model_is_sure_of_goes_with_it(build, engine, compute, tmp
     trained = build(head="scalar", members=2, seed=7)
     with trained.hold(sequences) as learned, trained.hold(answers) as held:
         assert not trained.reward_variance("m", held).any(), "nothing was fitted"
-        trained.fit_posterior("m", learned.select([4, 0, 2, 5]), stand_for=40)
+        trained.fit_posterior("m", learned.select([4, 0, 2, 5]), pairs=20)
         found, swapped = trained.reward_variance("m", held), trained.reward_variance("m", held.select([2, 0]))
     assert found.shape == (2, 3)
     torch.testing.assert_close(swapped, found[:, [2, 0]])
@@ -157,7 +157,7 @@ def test_what_a_reward_model_is_sure_of_goes_with_it(build, engine, compute, tmp
             with torch.no_grad():
                 return model.base_model(input_ids=torch.tensor([tokens])).last_hidden_state[0, -1]
 
-        posterior = head_posterior(torch.stack([last_hidden(sequences.tokens[r]) for r in (4, 0, 2, 5)]), 40)
+        posterior = head_posterior(torch.stack([last_hidden(sequences.tokens[r]) for r in (4, 0, 2, 5)]), 20)
         expected = [float(posterior.variance(last_hidden(tokens))) for tokens in answers.tokens]
         assert found[i].tolist() == pytest.approx(expected, rel=1e-3)
 

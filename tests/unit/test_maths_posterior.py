@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -15,22 +17,22 @@ def hidden_states(count: int, width: int, seed: int) -> torch.Tensor:
     return torch.randn(count, width, generator=draw) * torch.logspace(-2, 1, width) + 3.0
 
 
-def answer_by_answer(learned: np.ndarray, stand_for: float, asked: np.ndarray) -> list[float]:
-    """The covariance of the weights shrinks with every answer that is compared (Sherman and Morrison 1950)."""
+def pair_by_pair(learned: np.ndarray, pairs: float, asked: np.ndarray) -> list[float]:
+    """The covariance of the weights shrinks with every two answers that are compared (Sherman and Morrison 1950)."""
     covariance = np.eye(learned.shape[1]) / PRIOR_PRECISION
-    mean = learned.mean(0)
-    for row in learned - mean:
-        push = covariance @ row
-        told = CURVATURE * stand_for / len(learned)
-        covariance -= told * np.outer(push, push) / (1.0 + told * row @ push)
-    return [float((x - mean) @ covariance @ (x - mean)) for x in asked]
+    for one, other in itertools.product(learned, learned):
+        difference = one - other
+        push = covariance @ difference
+        told = CURVATURE * pairs / len(learned) ** 2
+        covariance -= told * np.outer(push, push) / (1.0 + told * difference @ push)
+    return [float((x - learned.mean(0)) @ covariance @ (x - learned.mean(0))) for x in asked]
 
 
-@pytest.mark.parametrize("stand_for", [40, 400])
-def test_the_variance_of_a_score_is_what_the_answers_leave_open(stand_for: int) -> None:
+@pytest.mark.parametrize("pairs", [20, 400])
+def test_the_variance_of_a_score_is_what_the_pairs_leave_open(pairs: int) -> None:
     learned, asked = hidden_states(40, 7, 1), hidden_states(5, 7, 2)
-    posterior = head_posterior(learned, stand_for)
-    expected = answer_by_answer(learned.double().numpy(), stand_for, asked.double().numpy())
+    posterior = head_posterior(learned, pairs)
+    expected = pair_by_pair(learned.double().numpy(), pairs, asked.double().numpy())
     assert posterior.mean.shape == (7,)
     assert posterior.root.shape == (7, 7)
     assert posterior.variance(asked).tolist() == pytest.approx(expected, rel=1e-4)
@@ -57,7 +59,7 @@ def test_what_nothing_was_ranked_of_stays_as_the_prior_has_it() -> None:
     assert float(posterior.variance(posterior.mean)) == 0.0
 
 
-def test_more_answers_leave_less_open() -> None:
+def test_more_pairs_leave_less_open() -> None:
     learned, asked = hidden_states(50, 5, 6), hidden_states(8, 5, 7)
     assert (head_posterior(learned, 500).variance(asked) < head_posterior(learned, 50).variance(asked)).all()
 

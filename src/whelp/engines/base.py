@@ -114,9 +114,9 @@ class Engine(Protocol):
 
     def rewards(self, model: str, held: Held) -> Float[Tensor, "M B"]: ...
 
-    def fit_posterior(self, model: str, held: Held, stand_for: float) -> None:
-        """Learn, behind training, what the scalar heads of `model` are sure of: from the answers in `held`, which are a sample of
-        `stand_for` answers that it learned from. Exported with the model."""
+    def fit_posterior(self, model: str, held: Held, pairs: float) -> None:
+        """Learn, behind training, what the scalar heads of `model` are sure of, having learned from so many pairs of answers such
+        as those in `held`. Exported with the model."""
         ...
 
     def reward_variance(self, model: str, held: Held) -> Float[Tensor, "M B"]:

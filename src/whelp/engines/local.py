@@ -296,19 +296,21 @@ class LocalEngine:
             result[:, rows] = self._outputs(local, held.select(rows), "rewards").rewards.cpu()
         return result
 
-    def fit_posterior(self, model: str, held: Held, stand_for: float) -> None:
+    def fit_posterior(self, model: str, held: Held, pairs: float) -> None:
         local = self.models[model]
         for member, features in zip(local.members, self._features(local, _own(held)), strict=True):
             assert isinstance(member.head, ScalarHead)
-            member.head.posterior = head_posterior(features, stand_for)
+            member.head.posterior = head_posterior(features, pairs)
 
     def reward_variance(self, model: str, held: Held) -> Float[Tensor, "M B"]:
         local = self.models[model]
         result = torch.zeros(len(local.members), len(held.sequences))
-        posteriors = [m.head.posterior for m in local.members if isinstance(m.head, ScalarHead)]
-        if any(posteriors):
-            for row, posterior, features in zip(result, posteriors, self._features(local, _own(held)), strict=True):
-                row.copy_(posterior.variance(features) if posterior else row)
+        posteriors = {i: m.head.posterior for i, m in enumerate(local.members) if isinstance(m.head, ScalarHead)}
+        if any(posteriors.values()):
+            features = self._features(local, _own(held))
+            for i, posterior in posteriors.items():
+                if posterior is not None:
+                    result[i] = posterior.variance(features[i])
         return result
 
     @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 PRIOR_PRECISION = 1.0
 """Of each weight of the head: N(0, 1) before anything is ranked."""
 CURVATURE = 0.25
-"""Of -log sigmoid where two answers are equal: what one comparison says at most about a score, in 1 / logits^2."""
+"""Of -log sigmoid where two answers are equal: what a pair says at most about the difference of their scores, in 1 / logits^2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +27,16 @@ class HeadPosterior:
         return ((hidden.float() - self.mean) @ self.root).square().sum(-1)
 
 
-def head_posterior(hidden: Float[Tensor, "N H"], stand_for: float) -> HeadPosterior:
-    """Posterior of a head that has learned from `stand_for` answers, of which `hidden` are a sample: Laplace's approximation of
-    the last layer (Daxberger et al. 2021, section 3), with each answer compared to its equal; Zhang et al. 2024 (section 3)
-    price a reward's doubt by its last layer alike. Precision is PRIOR_PRECISION * I + CURVATURE * (sum of h h^T), h centred."""
+def head_posterior(hidden: Float[Tensor, "N H"], pairs: float) -> HeadPosterior:
+    """Posterior of a head that has learned from so many pairs of answers, of which `hidden` are a sample: Laplace's approximation
+    of the last layer (Daxberger et al. 2021, section 2) as if any two answers had been compared and found equal; Zhang et al.
+    2024 (section 3) price a reward's doubt by its last layer alike. The precision is PRIOR_PRECISION * I + CURVATURE * pairs * D,
+    where D, the mean of d d^T over differences d of two answers, is twice their covariance."""
     hidden = hidden.double()
     mean = hidden.mean(0)
     centred = hidden - mean
     eye = torch.eye(hidden.shape[1], dtype=torch.float64)
-    precision = PRIOR_PRECISION * eye + CURVATURE * stand_for / len(hidden) * centred.T @ centred
+    differences = 2.0 * centred.T @ centred / len(hidden)
+    precision = PRIOR_PRECISION * eye + CURVATURE * pairs * differences
     lower = torch.linalg.cholesky(precision)
     return HeadPosterior(mean.float(), torch.linalg.solve_triangular(lower, eye, upper=False).T.float())

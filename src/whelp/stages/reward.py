@@ -60,7 +60,7 @@ def train(
             stage.end_step(engine, step, len(batches))
             bar.advance(1, **numbers(metrics, "loss", "accuracy"))
         sample = [row for i in shuffled(count, stage.seed, 0)[:POSTERIOR_RANKINGS] for row in rows_of[i]]
-        engine.fit_posterior("reward", held.select(sample), sum(len(rows_of[i]) for i in range(count)))
+        engine.fit_posterior("reward", held.select(sample), pairs=count)  # a ranking weighs as one pair
     return {
         **measure(engine, chat, rankings, held_out),
         "train_prompts": len(set(prompts_of(rankings))),
