@@ -246,7 +246,7 @@ def _others(session: Session, item: Item, user: int, now: float) -> int:
     return session.scalar(query.where(Assignment.item_id == item.id, Assignment.user_id != user, is_claim)) or 0
 
 
-def _open_before(project: int, user: int) -> Select[tuple[Assignment, Item]]:
+def _open_before(project: int, user: int) -> Select[Assignment, Item]:
     return (
         select(Assignment, Item)
         .join(Item, Item.id == Assignment.item_id)
@@ -275,7 +275,7 @@ def _next(session: Session, rules: Project, user: int, now: float, is_wanted: Co
     return None
 
 
-def _judged_by(project: int, user: int) -> Select[tuple[Revision]]:
+def _judged_by(project: int, user: int) -> Select[Revision]:
     """The last revision of everything that the user has judged and not undone."""
     last = and_(Revision.assignment_id == Assignment.id, Revision.number == Assignment.revisions)
     return (
