@@ -21,14 +21,14 @@ from whelp.checkers import passes
 from whelp.config import Recipe
 from whelp.engines.base import SamplingParams
 from whelp.maths.masked import masked_row_sums
-from whelp.maths.stats import Estimate, clustered_bootstrap
+from whelp.maths.stats import clustered_bootstrap
 from whelp.progress import PlainProgress
 from whelp.runs.files import write_json_atomic
 from whelp.runs.manifest import Run
 from whelp.scorers import scorer, where_trusted
 from whelp.stages.context import answers_in_order
 from whelp.text.chat import sampled
-from whelp.types import Completion
+from whelp.types import Completion, Estimate
 from whelp.workplace import Workplace
 
 

@@ -35,7 +35,6 @@ from whelp.engines.local import LocalEngine
 from whelp.maths.preference import BradleyTerry
 from whelp.maths.shaping import aggregate
 from whelp.maths.shaping import doubt as doubt_of
-from whelp.maths.stats import Estimate
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.files import write_json_atomic
@@ -44,7 +43,7 @@ from whelp.scorers import members_in, reward_engine
 from whelp.stages.comparisons import prompts_of, render, rows_by_ranking
 from whelp.stages.reward import bootstraps, terms_of
 from whelp.text.chat import sequences
-from whelp.types import Ranking
+from whelp.types import Estimate, Ranking
 from whelp.workplace import Workplace
 
 RANKINGS, BATCH, ROUNDS, SHOWN, DRAWS, SHORTEST = 32, 8, 3, 200, 1000, 4

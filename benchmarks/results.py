@@ -26,12 +26,13 @@ import torch
 
 from whelp.config import Recipe
 from whelp.engines.devices import physical_cores
-from whelp.maths.stats import Estimate, clustered_bootstrap
+from whelp.maths.stats import clustered_bootstrap
 from whelp.recipes import load_recipe
 from whelp.runs.files import canonical_json, read_json, sha256_file, write_json_atomic, write_text_atomic
 from whelp.runs.manifest import DONE, TRAINING_PROMPTS
 from whelp.runs.metrics import MetricsLog
 from whelp.settings import sections
+from whelp.types import Estimate
 
 ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "results"

@@ -122,6 +122,19 @@ class Preference:
 
 
 @dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its 95% interval and the number of independent units behind it."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def as_dict(self) -> dict[str, float]:
+        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+
+
+@dataclass(frozen=True, slots=True)
 class Sequences:
     """Token sequences with the positions that count, unpadded.
 

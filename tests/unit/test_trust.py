@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from whelp.maths.stats import Estimate
 from whelp.stages import trust
 from whelp.stages.trust import calibration, compare, length_given_quality
-from whelp.types import Message, Prompt, Ranking
+from whelp.types import Estimate, Message, Prompt, Ranking
 
 
 def rankings(count: int, source: str = "human") -> list[Ranking]:

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean with its 95% interval and the number of independent units behind it."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def as_dict(self) -> dict[str, float]:
-        return {"mean": self.mean, "low": self.low, "high": self.high, "n": self.n}
+from whelp.types import Estimate
 
 
 def wilson(successes: float, n: int, z: float = 1.959964) -> Estimate:

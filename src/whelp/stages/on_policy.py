@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whelp.checkers import passes
-from whelp.maths.stats import Estimate, clustered_bootstrap, clusters_of
+from whelp.maths.stats import clustered_bootstrap, clusters_of
 from whelp.progress import rate
-from whelp.types import Completion
+from whelp.types import Completion, Estimate
 
 FILE = "on_policy.jsonl"
 

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from whelp.engines.base import Engine, Held
 from whelp.maths.calibration import expected_calibration_error, reliability, temperature, tempered
-from whelp.maths.stats import Estimate, clustered_bootstrap, logistic_fit, partial_correlation, wilson
+from whelp.maths.stats import clustered_bootstrap, logistic_fit, partial_correlation, wilson
 from whelp.monitors.surface import features
 from whelp.stages.comparisons import by_prompt, prompts_of, render, right, strict_pairs
 from whelp.text.chat import Chat
 from whelp.text.negatives import KINDS, negatives
-from whelp.types import Ranking, Sequences
+from whelp.types import Estimate, Ranking, Sequences
 
 NEGATIVES_PROMPTS = 50
 """Held-out prompts on which it is seen whether the best answer scores above bad ones made by a program."""

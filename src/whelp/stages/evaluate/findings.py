@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from whelp.maths.stats import Estimate, clustered_bootstrap, clusters_of, length_controlled_win_rate, wilson
+from whelp.maths.stats import clustered_bootstrap, clusters_of, length_controlled_win_rate, wilson
 from whelp.monitors.surface import is_flattering, repetition
 from whelp.stages.evaluate.answers import Answer
-from whelp.types import Prompt
+from whelp.types import Estimate, Prompt
 
 LEASHED = ("rlhf", "ppo", "dpo")
 """The models that were trained away from the SFT model, on a leash."""
