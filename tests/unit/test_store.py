@@ -197,6 +197,22 @@ def test_an_item_that_cannot_be_judged(item: NewItem, message: str, tmp_path: Pa
     store.close()
 
 
+def test_items_lie_as_they_were_given_and_a_project_is_found_by_its_name(open_store: Open) -> None:
+    store = open_store()
+    project = store.add_project("p")
+    given = NewItem(
+        (Message("system", "Be brief."), Message("user", "Größe?")), ("a", "b", "c"), ("m", "n", "m"), "size", (3, 9, 3)
+    )
+    store.add_items(project, [given, *items(1)])
+    assert store.project("p") == project
+    first, second = store.items(project)
+    assert (first.messages, first.completions, first.sources) == (given.messages, given.completions, given.sources)
+    assert (first.category, first.gold) == ("size", (1, 2, 1))
+    assert (second.sources, second.category, second.gold) == (("", ""), "", None)
+    with pytest.raises(DataError, match="there is no project 'q'; there is p"):
+        store.project("q")
+
+
 def test_names_are_taken_once(open_store: Open) -> None:
     store = open_store()
     store.add_project("p")

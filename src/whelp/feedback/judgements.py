@@ -28,6 +28,18 @@ class NewItem:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """An item as it lies in the database."""
+
+    id: int
+    messages: tuple[Message, ...]
+    completions: tuple[str, ...]
+    sources: tuple[str, ...]
+    category: str
+    gold: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """An item before one person; the completions stand in the order that was drawn for them."""
 

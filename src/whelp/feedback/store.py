@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 from whelp.errors import DataError
 from whelp.feedback.database import open_database
 from whelp.feedback.judgements import (
+    Judged,
     Judgement,
     NewItem,
     Task,
@@ -199,7 +200,29 @@ class Store:
             task.shown_at, task.expires_at = now, now + lease
             return _task(task, session.get_one(Item, task.item_id))
 
-    # -- what was said --------------------------------------------------------------------------------------------
+    # -- what there is, and what was said -------------------------------------------------------------------------------
+
+    def project(self, name: str) -> int:
+        """Raises `DataError` where there is none of that name."""
+        with self._reading() as session:
+            names = dict(session.execute(select(Project.name, Project.id)).all())
+        if name not in names:
+            raise DataError(f"there is no project {name!r}; there is {', '.join(sorted(names)) or 'none'}.")
+        return names[name]
+
+    def items(self, project: int) -> list[Judged]:
+        with self._reading() as session:
+            return [
+                Judged(
+                    item.id,
+                    messages_of(item),
+                    tuple(item.completions),
+                    tuple(item.sources),
+                    item.category,
+                    None if item.gold is None else tuple(item.gold),
+                )
+                for item in session.scalars(select(Item).where(Item.project_id == project).order_by(Item.id))
+            ]
 
     def votes(self, project: int) -> list[Vote]:
         """Those that count: of each person and item the last, where it was not undone, in the order in which they were given."""
@@ -329,10 +352,14 @@ def _revise(
 def _task(assignment: Assignment, item: Item) -> Task:
     return Task(
         assignment.id,
-        tuple(Message(m["role"], m["content"]) for m in item.messages),  # pyright: ignore[reportArgumentType]
+        messages_of(item),
         tuple(item.completions[i] for i in assignment.order),
         assignment.draft,
     )
+
+
+def messages_of(item: Item) -> tuple[Message, ...]:
+    return tuple(Message(m["role"], m["content"]) for m in item.messages)  # pyright: ignore[reportArgumentType]
 
 
 def _as_draft(revision: Revision, order: Sequence[int]) -> dict[str, Any]:
