@@ -57,7 +57,36 @@ class User(Base):
     password_hash: Mapped[str | None]
     """None: nobody can sign in by this name."""
     is_active: Mapped[bool] = mapped_column(default=True)
+    failures: Mapped[int] = mapped_column(default=0)
+    """Wrong passwords since the last right one."""
+    locked_until: Mapped[float] = mapped_column(Seconds, default=0.0)
     created_at: Mapped[float] = mapped_column(Seconds)
+
+
+class Invite(Base):
+    """A link by which one person becomes a user, once."""
+
+    __tablename__ = "invites"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(20))
+    created_by: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    used_by: Mapped[int | None] = mapped_column(ForeignKey("users.id"))
+    expires_at: Mapped[float] = mapped_column(Seconds)
+
+
+class SignIn(Base):
+    """A browser in which somebody has signed in."""
+
+    __tablename__ = "sign_ins"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    token_hash: Mapped[str] = mapped_column(String(64), unique=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
+    csrf: Mapped[str] = mapped_column(String(64))
+    """What a form of ours holds and one of another site cannot know."""
+    expires_at: Mapped[float] = mapped_column(Seconds)
 
 
 class Item(Base):

@@ -35,6 +35,8 @@ from whelp.types import Message
 
 LARGEST_DRAFT = 20_000
 Role = Literal["admin", "adjudicator", "annotator"]
+ROLES: tuple[Role, ...] = ("admin", "adjudicator", "annotator")
+"""Who may most comes first."""
 
 
 class Store:
@@ -53,7 +55,7 @@ class Store:
         self.engine.dispose()
 
     @contextmanager
-    def _writing(self, user: int | None = None) -> Iterator[Session]:
+    def writing(self, user: int | None = None) -> Iterator[Session]:
         """`user`: whose tasks are changed, one page of theirs at a time."""
         with Session(self.writer, expire_on_commit=False) as session, session.begin():
             if user is not None:
@@ -61,7 +63,7 @@ class Store:
             yield session
 
     @contextmanager
-    def _reading(self) -> Iterator[Session]:
+    def reading(self) -> Iterator[Session]:
         with Session(self.engine) as session, session.begin():
             yield session
 
@@ -69,7 +71,7 @@ class Store:
 
     def add_project(self, name: str, **rules: Any) -> int:
         """Raises `DataError` where there is one of that name."""
-        with self._writing() as session:
+        with self.writing() as session:
             if session.scalar(select(Project.id).where(Project.name == name)) is not None:
                 raise DataError(f"there is a project {name!r} already; give the new one another name.")
             project = Project(name=name, created_at=self.clock(), **rules)
@@ -79,7 +81,7 @@ class Store:
 
     def add_user(self, name: str, role: Role, password_hash: str | None = None) -> int:
         """Raises `DataError` where there is somebody of that name."""
-        with self._writing() as session:
+        with self.writing() as session:
             if session.scalar(select(User.id).where(User.name == name)) is not None:
                 raise DataError(f"there is somebody called {name!r} already; take another name.")
             user = User(name=name, role=role, password_hash=password_hash, created_at=self.clock())
@@ -94,7 +96,7 @@ class Store:
         for item in items:
             refuse_bad(item)
             made[key_of(item)] = item
-        with self._writing() as session:
+        with self.writing() as session:
             there = set(session.scalars(select(Item.key).where(Item.project_id == project)))
             fresh = {key: item for key, item in made.items() if key not in there}
             session.add_all(
@@ -120,7 +122,7 @@ class Store:
         """What the user is to judge now: what is open before them, or the next item that too few people judge. None: nothing is
         left for them."""
         now = self.clock()
-        with self._writing(user) as session:
+        with self.writing(user) as session:
             rules = session.get_one(Project, project)
             for assignment, item in session.execute(_open_before(project, user)):
                 if assignment.expires_at > now or _others(session, item, user, now) < rules.overlap:
@@ -165,13 +167,13 @@ class Store:
         user's, is judged already, or the draft is too large."""
         if len(json.dumps(draft)) > LARGEST_DRAFT:
             raise DataError(f"a draft of more than {LARGEST_DRAFT} characters is not kept; shorten the comment.")
-        with self._writing(user) as session:
+        with self.writing(user) as session:
             _open_task(session, user, assignment).draft = None if draft is None else dict(draft)
 
     def submit(self, user: int, assignment: int, judgement: Judgement, request: str) -> int:
         """The number of the revision. The same `request` sent again is the same revision. Raises `DataError` where the task is
         not the user's or is judged already, and for ranks that are none."""
-        with self._writing(user) as session:
+        with self.writing(user) as session:
             known = session.scalar(select(Revision).where(Revision.request == request))
             if known is not None and known.assignment_id == assignment:
                 _own_task(session, user, assignment)
@@ -185,7 +187,7 @@ class Store:
         """Open what the user judged last, with what they said as a draft; again and again, back to the first. None: there is
         nothing left to undo. The same `request` sent again undoes nothing more."""
         now = self.clock()
-        with self._writing(user) as session:
+        with self.writing(user) as session:
             known = session.scalar(select(Revision).where(Revision.request == request))
             if known is not None:
                 task = _own_task(session, user, known.assignment_id)
@@ -204,14 +206,14 @@ class Store:
 
     def project(self, name: str) -> int:
         """Raises `DataError` where there is none of that name."""
-        with self._reading() as session:
+        with self.reading() as session:
             names = dict(session.execute(select(Project.name, Project.id)).all())
         if name not in names:
             raise DataError(f"there is no project {name!r}; there is {', '.join(sorted(names)) or 'none'}.")
         return names[name]
 
     def items(self, project: int) -> list[Judged]:
-        with self._reading() as session:
+        with self.reading() as session:
             return [
                 Judged(
                     item.id,
@@ -235,7 +237,7 @@ class Store:
             .where(Item.project_id == project, Assignment.state == "vote")
             .order_by(Revision.id)
         )
-        with self._reading() as session:
+        with self.reading() as session:
             return [
                 Vote(
                     assignment.item_id,

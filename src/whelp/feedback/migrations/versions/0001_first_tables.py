@@ -1,4 +1,4 @@
-"""Projects, users, items, assignments, and revisions that nobody can change."""
+"""Projects, users, their invites and sign-ins, items, assignments, and revisions that nobody can change."""
 
 from __future__ import annotations
 
@@ -36,10 +36,37 @@ def upgrade() -> None:
         sa.Column("role", sa.String(20), nullable=False),
         sa.Column("password_hash", sa.String, nullable=True),
         sa.Column("is_active", sa.Boolean, nullable=False),
+        sa.Column("failures", sa.Integer, nullable=False),
+        sa.Column("locked_until", SECONDS, nullable=False),
         sa.Column("created_at", SECONDS, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.UniqueConstraint("name", name="uq_users_name"),
     )
+    op.create_table(
+        "invites",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("token_hash", sa.String(64), nullable=False),
+        sa.Column("role", sa.String(20), nullable=False),
+        sa.Column("created_by", KEY, nullable=False),
+        sa.Column("used_by", KEY, nullable=True),
+        sa.Column("expires_at", SECONDS, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_invites"),
+        sa.ForeignKeyConstraint(["created_by"], ["users.id"], name="fk_invites_created_by"),
+        sa.ForeignKeyConstraint(["used_by"], ["users.id"], name="fk_invites_used_by"),
+        sa.UniqueConstraint("token_hash", name="uq_invites_token_hash"),
+    )
+    op.create_table(
+        "sign_ins",
+        sa.Column("id", KEY, nullable=False),
+        sa.Column("token_hash", sa.String(64), nullable=False),
+        sa.Column("user_id", KEY, nullable=False),
+        sa.Column("csrf", sa.String(64), nullable=False),
+        sa.Column("expires_at", SECONDS, nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_sign_ins"),
+        sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_sign_ins_user_id"),
+        sa.UniqueConstraint("token_hash", name="uq_sign_ins_token_hash"),
+    )
+    op.create_index("ix_sign_ins_user_id", "sign_ins", ["user_id"])
     op.create_table(
         "items",
         sa.Column("id", KEY, nullable=False),
@@ -111,7 +138,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("revisions", "assignments", "items", "users", "projects"):
+    for table in ("revisions", "assignments", "items", "sign_ins", "invites", "users", "projects"):
         op.drop_table(table)
     if op.get_bind().dialect.name == "postgresql":
         op.execute("DROP FUNCTION keep_revisions")
