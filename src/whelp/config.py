@@ -59,7 +59,9 @@ class RewardConfig(Section):
     """A Bradley-Terry reward model on ranked answers."""
 
     model: str | None = Field(None, description="start from this model; empty: the SFT model, or the recipe's model")
-    train_file: str = Field("builtin:rankings", description="rankings or pairs: a file, hub id or builtin:<name>")
+    train_file: str = Field(
+        "builtin:rankings", description="rankings or pairs: a file, hub id, builtin:<name> or db:<project>"
+    )
     test_file: str | None = Field(
         None, description="held-out rankings; empty: test_fraction of train_file, split by what is said first"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from whelp.config import Recipe
 from whelp.models.sources import fault
 from whelp.rewards.formula import functions
-from whelp.text.formats.lines import BUILTIN, builtins, is_of_the_hub
+from whelp.text.formats.lines import BUILTIN, DATABASE, builtins, is_of_the_hub
 
 ORDER = ("sft", "reward", "ppo", "dpo", "evaluate", "report")
 _DATA_KEYS = {
@@ -240,9 +240,9 @@ def _data_fault(value: str) -> str | None:
     if value.startswith("builtin:"):
         known = [f"{BUILTIN}{name}" for name in builtins()]
         return None if value in known else f"given {value}; expected one of {', '.join(known)}, or a file"
-    if Path(value).is_file() or is_of_the_hub(value):
+    if Path(value).is_file() or value.startswith(DATABASE) or is_of_the_hub(value):
         return None
     return (
         f"there is no file {value!r} (paths are taken from where the command is run); expected a file, a hub id "
-        "(owner/name) or builtin:<name>"
+        "(owner/name), builtin:<name> or db:<project>"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,12 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from whelp.errors import ConfigError
 
 WAIT_SECONDS = 30
+DATABASE_VARIABLE, DEFAULT_DATABASE = "WHELP_DATABASE", "feedback.db"
+
+
+def default_database() -> str:
+    """What the environment names, or a file in the folder where the command runs."""
+    return os.environ.get(DATABASE_VARIABLE) or DEFAULT_DATABASE
 
 
 def open_database(database: str) -> Engine:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Literal
 
+from whelp.errors import DataError
+from whelp.feedback.database import DATABASE_VARIABLE, default_database
 from whelp.feedback.judgements import Judged, Vote
 
 Format = Literal["preference", "kwise", "kto", "openai", "raw"]
@@ -26,6 +29,24 @@ def rows(items: Sequence[Judged], votes: Sequence[Vote], format: Format) -> tupl
     if format not in ("raw", "kto"):
         left_out["both bad"] = sum(vote.is_both_bad for vote in counted)
     return made, {name: count for name, count in left_out.items() if count}
+
+
+def votes_of(project: str, database: str | None = None) -> list[Row]:
+    """The rankings of a project, as records that train. Raises `DataError` where there is no such project or no vote in it."""
+    from whelp.feedback.store import Store
+
+    named = database or default_database()
+    if "://" not in named and not Path(named).is_file():
+        raise DataError(f"db:{project}: there is no database {named}; {DATABASE_VARIABLE} names another.")
+    store = Store(named)
+    try:
+        id = store.project(project)
+        found, _ = rows(store.items(id), store.votes(id), "kwise")
+    finally:
+        store.close()
+    if not found:
+        raise DataError(f"db:{project}: nobody has voted yet.")
+    return found
 
 
 def preference(item: Judged, vote: Vote) -> Iterator[Row]:

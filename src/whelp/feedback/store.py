@@ -64,7 +64,7 @@ class Store:
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        with Session(self.engine) as session, session.begin():
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     # -- what is to be judged, and by whom ------------------------------------------------------------------------
@@ -204,13 +204,21 @@ class Store:
 
     # -- what there is, and what was said -------------------------------------------------------------------------------
 
+    def projects(self) -> dict[str, int]:
+        """Their ids by name."""
+        with self.reading() as session:
+            return dict(session.execute(select(Project.name, Project.id).order_by(Project.name)).all())
+
     def project(self, name: str) -> int:
         """Raises `DataError` where there is none of that name."""
+        projects = self.projects()
+        if name not in projects:
+            raise DataError(f"there is no project {name!r}; there is {', '.join(projects) or 'none'}.")
+        return projects[name]
+
+    def rules(self, project: int) -> Project:
         with self.reading() as session:
-            names = dict(session.execute(select(Project.name, Project.id)).all())
-        if name not in names:
-            raise DataError(f"there is no project {name!r}; there is {', '.join(sorted(names)) or 'none'}.")
-        return names[name]
+            return session.get_one(Project, project)
 
     def items(self, project: int) -> list[Judged]:
         with self.reading() as session:

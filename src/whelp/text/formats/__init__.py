@@ -22,6 +22,7 @@ __all__ = [
     "builtins",
     "content_id",
     "prompt_hash",
+    "read_completions",
     "read_demonstrations",
     "read_principles",
     "read_prompts",
@@ -63,9 +64,28 @@ def read_rankings(path: str | Path) -> Loaded[Ranking]:
     Texts may be strings or lists of messages; without a prompt, chosen and rejected are whole conversations. The answers to
     one prompt with labels become one ranking, good above bad; where all have one label they are left out and counted as
     `uncompared`. Pairs of answers that are ranked both ways round are kept and counted. Several rankings of answers to one
-    prompt share the first one's id. `path` is a file, hub id or `builtin:<name>`. Raises DataError that names every broken line.
+    prompt share the first one's id. `path` is a file, a hub id, `builtin:<name>` or `db:<project>`. Raises DataError that names
+    every broken line.
     """
+    return _rankings(read_source(path))
+
+
+def read_completions(path: str | Path) -> Loaded[Ranking]:
+    """As `read_rankings`, for what people are still to rank: records of prompt and completions need no ranks."""
     source = read_source(path)
+    return _rankings(replace(source, rows=tuple(replace(row, value=_tied(row.value)) for row in source.rows)))
+
+
+def _tied(row: Any) -> Any:
+    """A record that nobody has ranked, as one in which all are alike."""
+    if not isinstance(row, dict) or not isinstance(row.get("completions"), list):
+        return row
+    ranks = row.get("ranks") or [None]
+    is_unranked = isinstance(ranks, list) and all(rank is None for rank in ranks)
+    return row | {"ranks": [1] * len(row["completions"])} if is_unranked else row
+
+
+def _rankings(source: Source) -> Loaded[Ranking]:
     rows, left_out = joined(source.rows, answered)
     if not rows and left_out:
         raise DataError(

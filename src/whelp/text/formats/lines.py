@@ -18,6 +18,8 @@ from whelp.text.formats.tables import HUB_ID, hub_records, parquet_records
 
 SUFFIXES = (".jsonl", ".json", ".yaml", ".csv", ".parquet")
 BUILTIN = "builtin:"
+DATABASE = "db:"
+"""What people said in a project of the annotation database."""
 CSV_NUMBERS = ("probability", "margin", "weight")
 
 
@@ -40,11 +42,11 @@ class Source:
 
 
 def read_source(path: str | Path) -> Source:
-    """Read a .jsonl, .json, .yaml, .csv or .parquet file, the packaged file that `builtin:<name>` names, or where there is no
-    such file a data set of the hub. Raises DataError."""
+    """Read a .jsonl, .json, .yaml, .csv or .parquet file, the packaged file that `builtin:<name>` names, the votes of
+    `db:<project>`, or where there is no such file a data set of the hub. Raises DataError."""
     name = str(path)
-    if is_of_the_hub(name):
-        records = hub_records(name)
+    if name.startswith(DATABASE) or is_of_the_hub(name):
+        records = _votes(name.removeprefix(DATABASE)) if name.startswith(DATABASE) else hub_records(name)
         written = json.dumps(records, sort_keys=True, default=str).encode()
         return Source(name, hashlib.sha256(written).hexdigest(), _numbered(records))
     suffix, content = _builtin(name.removeprefix(BUILTIN)) if name.startswith(BUILTIN) else _file(Path(path))
@@ -69,6 +71,12 @@ def builtins() -> dict[str, Traversable]:
     """The packaged data files, by the name behind `builtin:`."""
     packaged = {Path(file.name): file for file in files("whelp.data").iterdir()}
     return {path.stem: packaged[path] for path in sorted(packaged) if path.suffix in SUFFIXES}
+
+
+def _votes(project: str) -> list[dict[str, Any]]:
+    from whelp.feedback.export import votes_of
+
+    return votes_of(project)
 
 
 def _file(path: Path) -> tuple[str, bytes]:
