@@ -33,10 +33,66 @@ Database = Annotated[
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Let people rank what a model says, and train on what they said.")
+    group.command("serve")(serve)
     group.command("import")(add)
     group.command("export")(export)
     group.command("stats")(stats)
+    group.command("user")(user)
     app.add_typer(group, name="annotate", rich_help_panel=PREPARE_PANEL)
+
+
+def serve(
+    database: Database = None,
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; others than this machine need accounts.")
+    ] = ("127.0.0.1"),
+    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+) -> None:
+    """Open the page on which people rank.
+
+    \b
+    whelp annotate serve                                  on this machine, without accounts
+    whelp annotate user ann --role admin                  then for a team:
+    whelp annotate serve --host 0.0.0.0 --database postgresql://user:password@host/name
+    """
+    from whelp.errors import ConfigError
+
+    try:
+        import uvicorn
+
+        from whelp.web.app import create_app
+        from whelp.web.security import LOCAL_NAMES
+    except ImportError as error:
+        raise ConfigError(f"the page needs {error.name}: pip install 'whelp[web]'") from error
+    from whelp.feedback.accounts import Accounts
+
+    is_local = host in LOCAL_NAMES or host == "::1"
+    with opened(database) as store:
+        if not is_local and Accounts(store).is_empty():
+            raise ConfigError(
+                f"--host {host} lets other machines in, and there are no accounts yet: whelp annotate user NAME --role admin"
+            )
+        app = create_app(store) if is_local else create_app(store, None)
+        typer.echo(f"open http://{host}:{port} (Ctrl-C ends it)")
+        uvicorn.run(app, host=host, port=port, log_level="warning")
+
+
+def user(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    role: Annotated[str, typer.Option("--role", help="admin, adjudicator or annotator.")] = "annotator",
+    database: Database = None,
+) -> None:
+    """Add somebody who may sign in; asks for their password."""
+    from whelp.errors import ConfigError
+    from whelp.feedback.accounts import Accounts
+    from whelp.feedback.store import ROLES
+
+    if role not in ROLES:
+        raise ConfigError(f"--role: given {role!r}; expected one of {', '.join(ROLES)}")
+    password = typer.prompt("Password", hide_input=True, confirmation_prompt=True)
+    with opened(database) as store:
+        Accounts(store).add(name, password, role)  # pyright: ignore[reportArgumentType]
+    typer.echo(f"{name} may sign in ({role})")
 
 
 def add(

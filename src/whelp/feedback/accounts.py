@@ -38,7 +38,6 @@ class SignedIn:
     user: int
     name: str
     role: Role
-    csrf: str
 
     def may(self, role: Role) -> bool:
         """Whether they may do what somebody of `role` does: an admin may do all, an adjudicator what annotators do."""
@@ -117,23 +116,19 @@ class Accounts:
     def _signed_in(self, session: Session, user: int) -> str:
         now, token = self.store.clock(), secrets.token_urlsafe(32)
         session.execute(delete(SignIn).where(SignIn.expires_at < now))
-        csrf, expires_at = secrets.token_urlsafe(32), now + SIGNED_IN_SECONDS
-        session.add(SignIn(token_hash=hash_of(token), user_id=user, csrf=csrf, expires_at=expires_at))
+        session.add(SignIn(token_hash=hash_of(token), user_id=user, expires_at=now + SIGNED_IN_SECONDS))
         return token
 
     def who(self, token: str) -> SignedIn | None:
         """Whose browser this is; None: nobody's."""
         found = (
-            select(SignIn, User)
-            .join(User, User.id == SignIn.user_id)
+            select(User)
+            .join(SignIn, SignIn.user_id == User.id)
             .where(SignIn.token_hash == hash_of(token), SignIn.expires_at > self.store.clock(), User.is_active)
         )
         with self.store.reading() as session:
-            row = session.execute(found).first()
-            if row is None:
-                return None
-            sign_in, user = row
-            return SignedIn(user.id, user.name, user.role, sign_in.csrf)  # pyright: ignore[reportArgumentType]
+            user = session.scalar(found)
+            return None if user is None else SignedIn(user.id, user.name, user.role)  # pyright: ignore[reportArgumentType]
 
     def sign_out(self, token: str) -> None:
         with self.store.writing() as session:

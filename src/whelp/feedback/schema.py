@@ -84,8 +84,6 @@ class SignIn(Base):
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
-    csrf: Mapped[str] = mapped_column(String(64))
-    """What a form of ours holds and one of another site cannot know."""
     expires_at: Mapped[float] = mapped_column(Seconds)
 
 

@@ -123,7 +123,7 @@ class Store:
         left for them."""
         now = self.clock()
         with self.writing(user) as session:
-            rules = session.get_one(Project, project)
+            rules = _project(session, project)
             for assignment, item in session.execute(_open_before(project, user)):
                 if assignment.expires_at > now or _others(session, item, user, now) < rules.overlap:
                     assignment.expires_at = now + rules.lease_seconds
@@ -197,7 +197,7 @@ class Store:
                 return None
             task = session.get_one(Assignment, last.assignment_id)
             task.draft = _as_draft(last, task.order)
-            lease = session.get_one(Project, project).lease_seconds
+            lease = _project(session, project).lease_seconds
             _revise(session, task, None, request, 0.0, now)
             task.shown_at, task.expires_at = now, now + lease
             return _task(task, session.get_one(Item, task.item_id))
@@ -217,8 +217,27 @@ class Store:
         return projects[name]
 
     def rules(self, project: int) -> Project:
+        """Raises `DataError` where there is no such project."""
         with self.reading() as session:
-            return session.get_one(Project, project)
+            return _project(session, project)
+
+    def user_named(self, name: str) -> int | None:
+        with self.reading() as session:
+            return session.scalar(select(User.id).where(User.name == name))
+
+    def progress(self, project: int, user: int) -> tuple[int, int, int]:
+        """(votes of the user, votes of all, votes that are wanted of all but for items whose answer is known)."""
+        votes = (
+            select(func.count())
+            .select_from(Assignment)
+            .join(Item, Item.id == Assignment.item_id)
+            .where(Item.project_id == project, Assignment.state == "vote")
+        )
+        counted = select(func.count()).select_from(Item).where(Item.project_id == project, Item.gold.is_(null()))
+        with self.reading() as session:
+            mine = session.scalar(votes.where(Assignment.user_id == user)) or 0
+            given = session.scalar(votes.where(Item.gold.is_(null()))) or 0
+            return mine, given, (session.scalar(counted) or 0) * _project(session, project).overlap
 
     def items(self, project: int) -> list[Judged]:
         with self.reading() as session:
@@ -263,6 +282,13 @@ class Store:
 
 
 # -- pieces of a transaction ------------------------------------------------------------------------------------------
+
+
+def _project(session: Session, project: int) -> Project:
+    found = session.get(Project, project)
+    if found is None:
+        raise DataError(f"there is no project {project}; go back to the list.")
+    return found
 
 
 def _claims(now: float) -> ScalarSelect[int]:

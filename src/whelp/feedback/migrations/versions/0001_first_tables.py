@@ -60,7 +60,6 @@ def upgrade() -> None:
         sa.Column("id", KEY, nullable=False),
         sa.Column("token_hash", sa.String(64), nullable=False),
         sa.Column("user_id", KEY, nullable=False),
-        sa.Column("csrf", sa.String(64), nullable=False),
         sa.Column("expires_at", SECONDS, nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_sign_ins"),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"], name="fk_sign_ins_user_id"),

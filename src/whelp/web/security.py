@@ -1,0 +1,87 @@
+"""Who sends a request, and whether a page of ours sent it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from urllib.parse import urlsplit
+
+from fastapi import Request, Response
+from fastapi.responses import PlainTextResponse
+
+from whelp.feedback.accounts import SIGNED_IN_SECONDS, Accounts, SignedIn
+from whelp.feedback.store import Role
+
+COOKIE = "whelp_sign_in"
+LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+SAFE = ("GET", "HEAD", "OPTIONS")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class NotSignedIn(Exception):
+    """Nobody is known by this request's cookie."""
+
+
+class NotAllowed(Exception):
+    """Somebody is, but may not do this."""
+
+
+def accounts_of(request: Request) -> Accounts:
+    return request.app.state.accounts
+
+
+def who(request: Request) -> SignedIn:
+    """Raises `NotSignedIn`."""
+    found = accounts_of(request).who(request.cookies.get(COOKIE, ""))
+    if found is None:
+        raise NotSignedIn
+    return found
+
+
+def at_least(role: Role) -> Callable[[Request], SignedIn]:
+    """A dependency of routes for those who may do what `role` may. Raises `NotSignedIn` and `NotAllowed`."""
+
+    def check(request: Request) -> SignedIn:
+        found = who(request)
+        if not found.may(role):
+            raise NotAllowed
+        return found
+
+    return check
+
+
+def remember(response: Response, request: Request, token: str) -> None:
+    """Sign this browser in."""
+    is_secure = request.url.scheme == "https"
+    response.set_cookie(
+        COOKIE, token, max_age=int(SIGNED_IN_SECONDS), httponly=True, samesite="lax", secure=is_secure, path="/"
+    )
+
+
+async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Refuse what another site makes a browser send (the cookie comes along, but browsers say where a request comes from), and
+    what a foreign name that leads to this machine asks; and tell the browser what our pages never do."""
+    name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    allowed = request.app.state.host_names
+    if allowed is not None and name not in allowed:
+        return PlainTextResponse(f"This server is not called {name}.", 421)
+    if request.method not in SAFE and not is_ours(request):
+        return PlainTextResponse("This request comes from another site. Open the page and try again.", 403)
+    response = await call_next(request)
+    response.headers.update(HEADERS)
+    if not request.url.path.startswith("/static/"):
+        response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def is_ours(request: Request) -> bool:
+    """Whether a page of this server sent it: by the browser's word on the site, or on the origin."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site is not None:
+        return site == "same-origin"
+    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
