@@ -253,6 +253,18 @@ def test_another_site_cannot_send_forms(headers: dict[str, str], store: Store) -
     assert store.votes(project) == []
 
 
+def test_a_request_that_is_too_long_is_not_read(store: Store) -> None:
+    project, client = filled(store), browser(store)
+    action, key = form_of(client.get(f"/projects/{project}/annotate").text)
+    endless = client.post(action, content=(b"x" * 1000 for _ in range(3)))
+    assert endless.status_code == 413
+    form = {"kind": "vote", "key": key, "rank": ["1", "2"], "comment": "x" * 1_000_001}
+    assert client.post(action, data=form).status_code == 413
+    form["comment"] = "x" * 6_000
+    assert "at most 5000 are kept" in client.post(action, data=form).text
+    assert store.votes(project) == []
+
+
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.5:8000", ""])
 def test_a_foreign_name_that_leads_here_is_refused(host: str, store: Store) -> None:
     assert browser(store).get("/", headers={"Host": host}).status_code == 421

@@ -13,6 +13,7 @@ from whelp.feedback.store import Role
 
 COOKIE = "whelp_sign_in"
 LOCAL_NAMES = ("localhost", "127.0.0.1", "[::1]")
+LARGEST_BODY = 1_000_000
 SAFE = ("GET", "HEAD", "OPTIONS")
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -72,11 +73,18 @@ async def guard(request: Request, call_next: Callable[[Request], Awaitable[Respo
         return PlainTextResponse(f"This server is not called {name}.", 421)
     if request.method not in SAFE and not is_ours(request):
         return PlainTextResponse("This request comes from another site. Open the page and try again.", 403)
+    if request.method not in SAFE and not is_small(request):
+        return PlainTextResponse(f"A request says how long it is, and has at most {LARGEST_BODY} bytes.", 413)
     response = await call_next(request)
     response.headers.update(HEADERS)
     if not request.url.path.startswith("/static/"):
         response.headers["Cache-Control"] = "no-store"
     return response
+
+
+def is_small(request: Request) -> bool:
+    length = request.headers.get("content-length", "")
+    return length.isascii() and length.isdigit() and int(length) <= LARGEST_BODY
 
 
 def is_ours(request: Request) -> bool:
