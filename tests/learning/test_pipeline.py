@@ -6,10 +6,12 @@ import hashlib
 import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -155,22 +157,64 @@ def test_a_reward_model_below_its_surface_baseline_is_refused(recipe: Recipe) ->
 
 # -- killed, and resumed ----------------------------------------------------------------------------------------------
 
-SCRIPT = """
-import sys
+NURSERY = """
+import json, os, sys, traceback
 import torch
-from whelp import pipeline
+import transformers.models.llama.modeling_llama
+from whelp import pipeline, report
 from whelp.config import Recipe
 from whelp.progress import SilentProgress
 torch.set_num_threads(1)
-pipeline.run(Recipe.model_validate_json(sys.argv[1]), ["whelp", "run"], "--resume" in sys.argv, SilentProgress())
+for line in sys.stdin:
+    recipe, resume, errors = json.loads(line)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+    try:
+        pipeline.run(Recipe.model_validate_json(recipe), ["whelp", "run"], resume, SilentProgress())
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
 """
+"""Imports once, which takes longer than a run, and runs each recipe in a process of its own."""
 
 
-def start(recipe: Recipe, *flags: str) -> subprocess.Popen:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", SCRIPT, recipe.model_dump_json(), *flags]
-    with errors_of(recipe).open("a") as errors:
-        return subprocess.Popen(command, env=environment, stderr=errors)
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", NURSERY],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        bufsize=0,  # what was not asked for stays in the pipe, where `select` sees it
+    )
+    with process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+class Child:
+    """A run in a process of its own; one at a time."""
+
+    def __init__(self, nursery: subprocess.Popen[bytes], recipe: Recipe, resume: bool = False):
+        self.nursery = nursery
+        nursery.stdin.write(json.dumps([recipe.model_dump_json(), resume, str(errors_of(recipe))]).encode() + b"\n")
+        self.pid = int(nursery.stdout.readline())
+
+    def is_running(self) -> bool:
+        return not select.select([self.nursery.stdout], [], [], 0)[0]
+
+    def wait(self) -> int:
+        return int(self.nursery.stdout.readline())
+
+    def kill(self, how: signal.Signals) -> int:
+        os.kill(self.pid, how)
+        return self.wait()
 
 
 def errors_of(recipe: Recipe) -> Path:
@@ -181,12 +225,10 @@ def lines_in(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-def wait_for(
-    process: subprocess.Popen, recipe: Recipe, lines: int, stage: str = "ppo", log: str = "metrics.jsonl"
-) -> None:
+def wait_for(child: Child, recipe: Recipe, lines: int, stage: str = "ppo", log: str = "metrics.jsonl") -> None:
     """Until the stage has logged so many lines."""
     while lines_in(Path(recipe.output_dir) / stage / log) < lines:
-        assert process.poll() is None, f"ended before line {lines}: {errors_of(recipe).read_text()}"
+        assert child.is_running(), f"ended before line {lines}: {errors_of(recipe).read_text()}"
         time.sleep(0.005)
 
 
@@ -197,25 +239,21 @@ def bits(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_a_killed_run_resumes_to_the_same_bits(tiny_model_folder, data: Path, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(nursery, tiny_model_folder, data: Path, tmp_path: Path) -> None:
     whole, killed = (recipe_of(tiny_model_folder("llama"), data, tmp_path / name) for name in ("whole", "killed"))
-    reference = start(whole)
-    assert reference.wait() == 0, errors_of(whole).read_text()
+    assert Child(nursery, whole).wait() == 0, errors_of(whole).read_text()
     for stage, lines in (("sft", 1), ("reward", 2), ("ppo", 3), ("ppo", 5)):  # 3 is right behind a checkpoint, 5 is not
-        process = start(killed, "--resume")
-        wait_for(process, killed, lines, stage)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        child = Child(nursery, killed, resume=True)
+        wait_for(child, killed, lines, stage)
+        assert child.kill(signal.SIGKILL) == -signal.SIGKILL
     assert not (Path(killed.output_dir) / "ppo" / "DONE.json").exists()
     with pytest.raises(RunError, match="--resume"):
         run(killed)
-    process = start(killed, "--resume")
-    wait_for(process, killed, 10, "evaluate", "completions.jsonl")
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    child = Child(nursery, killed, resume=True)
+    wait_for(child, killed, 10, "evaluate", "completions.jsonl")
+    assert child.kill(signal.SIGKILL) == -signal.SIGKILL
     assert not (Path(killed.output_dir) / "evaluate" / "DONE.json").exists()
-    final = start(killed, "--resume")
-    assert final.wait() == 0, errors_of(killed).read_text()
+    assert Child(nursery, killed, resume=True).wait() == 0, errors_of(killed).read_text()
     for stage in ("sft", "reward", "ppo"):
         assert bits(Path(killed.output_dir) / stage) == bits(Path(whole.output_dir) / stage)
     assert bits_of_evaluation(killed) == bits_of_evaluation(whole)
@@ -226,12 +264,11 @@ def bits_of_evaluation(recipe: Recipe) -> bytes:
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tiny_model_folder, data: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(nursery, tiny_model_folder, data: Path, tmp_path: Path) -> None:
     recipe = recipe_of(tiny_model_folder("llama"), data, tmp_path / "run", save_steps=1000)
-    process = start(recipe)
-    wait_for(process, recipe, 2)
-    process.send_signal(signal.SIGINT)
-    assert process.wait() != 0
+    child = Child(nursery, recipe)
+    wait_for(child, recipe, 2)
+    assert child.kill(signal.SIGINT) != 0
     assert Interrupted.__name__ in errors_of(recipe).read_text()
     (checkpoint,) = (Path(recipe.output_dir) / "ppo").glob("checkpoint-*")
     assert int(checkpoint.name.removeprefix("checkpoint-")) >= 2
