@@ -201,8 +201,9 @@ def stats(project: Project, database: Database = None) -> None:
     )
     if rows:
         shown.table("Each person", heads, rows)
-    if any(found is not None for found in agreement.matrix(pairs).values()):
-        two = [(f"{a} and {b}", _percent(found)) for (a, b), found in agreement.matrix(pairs).items()]
+    each_two = agreement.matrix(pairs)
+    if any(found is not None for found in each_two.values()):
+        two = [(f"{a} and {b}", _percent(found)) for (a, b), found in each_two.items()]
         shown.table("Each two", ("who", "agree"), two)
 
 

@@ -291,18 +291,22 @@ def _project(session: Session, project: int) -> Project:
     return found
 
 
+def _is_claim(table: type[Assignment], now: float) -> ColumnElement[bool]:
+    """Whether somebody has judged the item or is at it."""
+    return or_(table.state == "vote", and_(table.state == "open", table.expires_at > now))
+
+
 def _claims(now: float) -> ScalarSelect[int]:
-    """Of the item of the outer query: how many have judged it or are at it."""
+    """How many there are on the item of the outer query."""
     other = aliased(Assignment)
-    is_claim = or_(other.state == "vote", and_(other.state == "open", other.expires_at > now))
-    return select(func.count()).select_from(other).where(other.item_id == Item.id, is_claim).scalar_subquery()
+    of_it = select(func.count()).select_from(other).where(other.item_id == Item.id, _is_claim(other, now))
+    return of_it.scalar_subquery()
 
 
 def _others(session: Session, item: Item, user: int, now: float) -> int:
     """How many but the user have judged the item or are at it."""
-    is_claim = or_(Assignment.state == "vote", and_(Assignment.state == "open", Assignment.expires_at > now))
-    query = select(func.count()).select_from(Assignment)
-    return session.scalar(query.where(Assignment.item_id == item.id, Assignment.user_id != user, is_claim)) or 0
+    query = select(func.count()).select_from(Assignment).where(_is_claim(Assignment, now))
+    return session.scalar(query.where(Assignment.item_id == item.id, Assignment.user_id != user)) or 0
 
 
 def _open_before(project: int, user: int) -> Select[Assignment, Item]:

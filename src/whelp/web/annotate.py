@@ -49,7 +49,7 @@ def judge(
     ranks = tuple(map(whole, rank or ())) if kind == "vote" else None
     said = Judgement(kind, ranks, whole(strength) if strength and kind == "vote" else None, both_bad, comment.strip())
     store_of(request).submit(user.user, task, said, key)
-    return onward(request, project, user, store_of(request).take(project, user.user))
+    return onward(request, project, user)
 
 
 @routes.post("/projects/{project}/tasks/{task}/draft", status_code=204)
@@ -63,15 +63,13 @@ def undo(
     request: Request, project: int, user: Annotator, key: Annotated[str, Form(min_length=8, max_length=64)]
 ) -> Response:
     """Back to what was judged last."""
-    store = store_of(request)
-    task = store.undo(project, user.user, key) or store.take(project, user.user)
-    return onward(request, project, user, task)
+    return onward(request, project, user, store_of(request).undo(project, user.user, key))
 
 
-def onward(request: Request, project: int, user: SignedIn, task: Task | None) -> Response:
-    """A script that asked gets the next task, a form the page with it."""
+def onward(request: Request, project: int, user: SignedIn, task: Task | None = None) -> Response:
+    """A script that asked gets `task`, or else the next one; a form gets the page, which takes it."""
     if request.headers.get("x-requested-with"):
-        return show(request, project, user, task, "task.html")
+        return show(request, project, user, task or store_of(request).take(project, user.user), "task.html")
     return RedirectResponse(f"/projects/{project}/annotate", 303)
 
 

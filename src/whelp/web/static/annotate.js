@@ -17,10 +17,12 @@ function say(text, is_problem = false) {
 function is_pair() { return ranks().length === 2; }
 function field(name) { return $(`#judge [name=${name}]`); }
 
+function mark_first() {
+  ranks().forEach((select) => select.closest(".completion").classList.toggle("first", select.value === "1"));
+}
+
 function show_ranks() {
-  ranks().forEach((select, place) => {
-    select.closest(".completion").classList.toggle("first", select.value === "1");
-  });
+  mark_first();
   save_soon();
 }
 
@@ -119,7 +121,7 @@ function restore() {
   if (field("strength")) field("strength").value = draft.strength ? String(draft.strength) : "";
   if (field("both_bad")) field("both_bad").checked = Boolean(draft.is_both_bad);
   field("comment").value = draft.comment || "";
-  ranks().forEach((select) => select.closest(".completion").classList.toggle("first", select.value === "1"));
+  mark_first();
 }
 
 async function send(form, kind) {
