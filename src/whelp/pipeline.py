@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from whelp.config import Recipe
+from whelp.conversation import Speaker
 from whelp.engines.base import SamplingParams
-from whelp.errors import DataError, RunError
+from whelp.errors import RunError
 from whelp.estimate import Plan
 from whelp.estimate import plan as make_plan
 from whelp.jobs import Job, clear_checkpoints, jobs_of, parts_of, report_work
-from whelp.models.sources import resolve
-from whelp.preflight import check, refuse_long
+from whelp.preflight import check
 from whelp.progress import Progress
 from whelp.runs.cost import measure
 from whelp.runs.files import as_run_error, read_json
@@ -140,58 +140,8 @@ def sample(
     system_prompt: str | None = None,
 ) -> Iterator[tuple[str, str]]:
     """(prompt, answer), n answers to every prompt, as they finish."""
-    session = ChatSession(model, temperature, max_new_tokens, seed, system_prompt)
-    asked = [Prompt(f"prompt-{i}", (Message("user", text),)) for i, text in enumerate(prompts)]
-    refuse_long(session.engine.chat, session.folder, asked, max_new_tokens)
     params = SamplingParams(n, temperature, max_new_tokens, ("sample", seed))
-    for completion in session.engine.sample("model", asked, params):
+    speaker = Speaker(model, params, system_prompt)
+    asked = [Prompt(f"prompt-{i}", (Message("user", text),)) for i, text in enumerate(prompts)]
+    for completion in speaker.sample(asked):
         yield completion.prompt.text, completion.text
-
-
-class ChatSession:
-    """A conversation with one model."""
-
-    def __init__(
-        self,
-        model: str,
-        temperature: float = 0.7,
-        max_new_tokens: int = 256,
-        seed: int = 0,
-        system_prompt: str | None = None,
-    ):
-        from whelp.engines.base import ModelSpec
-        from whelp.engines.local import LocalEngine
-        from whelp.models.loading import load_tokenizer
-        from whelp.text.chat import Chat
-
-        self.folder = resolve(model)
-        self.engine = LocalEngine(Chat(load_tokenizer(self.folder), system_prompt))
-        self.engine.add("model", ModelSpec(source=self.folder, trainable_layers="all"))
-        self.params: dict[str, Any] = {"temperature": temperature, "max_new_tokens": max_new_tokens}
-        self.seed = seed
-        self.messages: list[Message] = []
-
-    def reply(self, text: str) -> str:
-        """The model's next turn; both turns are remembered, and the oldest forgotten where the context is full.
-
-        Raises `DataError` where `text` alone leaves no room for an answer.
-        """
-        self.messages.append(Message("user", text))
-        prompt = self._prompt()
-        params = SamplingParams(key=("chat", self.seed), **self.params)
-        (completion,) = self.engine.sample("model", [prompt], params)
-        self.messages.append(Message("assistant", completion.text))
-        return completion.text
-
-    def _prompt(self) -> Prompt:
-        """The conversation, without its oldest turns where they leave no room for an answer."""
-        while True:
-            prompt = Prompt(f"turn-{len(self.messages)}", tuple(self.messages))
-            try:
-                refuse_long(self.engine.chat, self.folder, [prompt], self.params["max_new_tokens"])
-                return prompt
-            except DataError:
-                if len(self.messages) == 1:
-                    self.messages.clear()
-                    raise
-                del self.messages[:2]

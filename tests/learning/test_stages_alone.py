@@ -20,12 +20,15 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from whelp import pipeline
 from whelp.config import Recipe
+from whelp.conversation import ChatSession
+from whelp.engines.base import SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import DataError, Interrupted, ModelError, RunError
 from whelp.progress import PlainProgress, SilentProgress
 from whelp.runs.checkpoint import HASHES
 from whelp.runs.files import sha256_file
 from whelp.stages import trust
+from whelp.types import Message
 
 
 def only(recipe: Recipe, *stages: str) -> Recipe:
@@ -352,15 +355,15 @@ def test_a_prompt_that_fills_the_context_is_named(tiny_model_folder) -> None:
 
 
 def test_a_chat_forgets_its_oldest_turns_where_the_context_is_full(tiny_model_folder) -> None:
-    session = pipeline.ChatSession(str(tiny_model_folder("llama")), max_new_tokens=8)
+    session = ChatSession(str(tiny_model_folder("llama")), SamplingParams(max_new_tokens=8))
     for _ in range(8):
-        assert isinstance(session.reply("hello there how are you"), str)
+        said = "".join(session.reply("hello there how are you"))
         assert session.messages[0].role == "user"
-        assert session.messages[-1].role == "assistant"
+        assert session.messages[-1] == Message("assistant", said)
     assert len(session.messages) < 16
     with pytest.raises(DataError, match="leave no room"):
-        session.reply("x " * 200)
-    assert isinstance(session.reply("hello"), str), "the talk goes on"
+        list(session.reply("x " * 200))
+    assert list(session.reply("hello")), "the talk goes on"
 
 
 def test_recipes_with_a_model_without_classifier_are_refused_before_training(

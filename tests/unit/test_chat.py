@@ -443,3 +443,17 @@ class TestIds:
         tokenizer = byte_level(special=SPECIAL[:3], eos_token="<|endoftext|>", pad_token="<|endoftext|>")
         with pytest.raises(ModelError, match="no token to pad with"):
             pad_id(tokenizer)
+
+
+@pytest.mark.parametrize("text", ["Hello there", "naïve 🙂 日本語", "👩‍👩‍👧 ok — ñ", "", "  two\n\n"])
+def test_a_text_in_pieces_never_shows_half_a_character(text):
+    tokens = TOKENIZER.encode(text, add_special_tokens=False)
+    pieces = list(CHAT.pieces(tokens))
+    assert "".join(pieces) == text
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert len(tokens) < 3 or len([piece for piece in pieces if piece]) > 1, "not all at the end"
+
+
+def test_a_character_that_breaks_off_is_shown_as_broken():
+    tokens = TOKENIZER.encode("ok 🙂", add_special_tokens=False)
+    assert "".join(CHAT.pieces(tokens[:-1])) == "ok \ufffd"

@@ -110,12 +110,6 @@ class FakePipeline(ModuleType):
         self._called("sample", model=model, prompts=prompts, **options)
         return ((prompt, f"answer {i}") for prompt in prompts for i in range(options["n"]))
 
-    def ChatSession(self, model, **options):  # noqa: N802
-        self._called("chat", model=model, **options)
-        session = ModuleType("session")
-        session.reply = lambda text: text.upper()
-        return session
-
 
 @pytest.fixture
 def pipeline(monkeypatch, tmp_path) -> FakePipeline:
@@ -124,6 +118,22 @@ def pipeline(monkeypatch, tmp_path) -> FakePipeline:
     monkeypatch.setattr(whelp, "pipeline", fake, raising=False)
     monkeypatch.chdir(tmp_path)
     return fake
+
+
+@pytest.fixture
+def loud_chat(monkeypatch) -> None:
+    """Stands where whelp.conversation would: what is said comes back louder, in pieces."""
+    module = ModuleType("whelp.conversation")
+
+    class ChatSession:
+        def __init__(self, model, params, system_prompt):
+            assert (model, params.temperature, system_prompt) == ("m", 0.7, None)
+
+        def reply(self, text):
+            yield from (text[:2].upper(), text[2:].upper())
+
+    module.ChatSession = ChatSession
+    monkeypatch.setitem(sys.modules, "whelp.conversation", module)
 
 
 def call(*arguments: str, code: int = 0, input: str | None = None):
@@ -323,10 +333,10 @@ class TestLooking:
         assert pipeline.calls[-1][1]["model"] == "runs/assistant/ppo-2", "the third is not there yet"
 
     @pytest.mark.parametrize("typed", ["hello\nbye\n", "hello\nbye\n\nnot read\n"])
-    def test_chat_ends_at_the_end_and_at_an_empty_line(self, pipeline, typed):
+    def test_chat_ends_at_the_end_and_at_an_empty_line(self, loud_chat, typed):
         assert call("chat", "--model", "m", input=typed).stdout == "HELLO\n\nBYE\n\n"
 
-    def test_chat_takes_what_is_no_utf_8(self, pipeline):
+    def test_chat_takes_what_is_no_utf_8(self, loud_chat):
         assert call("chat", "--model", "m", input=b"caf\xe9\n").stdout == "CAF\ufffd\n\n"
 
 

@@ -70,19 +70,17 @@ def chat(
     whelp chat
     whelp chat --model runs/assistant/sft --system_prompt "You are brief."
     """
-    from whelp import pipeline
+    from whelp.conversation import ChatSession
+    from whelp.engines.base import SamplingParams
 
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # what is no UTF-8 becomes a question mark, not a traceback
-    session = pipeline.ChatSession(
-        trained_model(model),
-        temperature=temperature,
-        max_new_tokens=max_new_tokens,
-        seed=seed,
-        system_prompt=system_prompt,
-    )
+    params = SamplingParams(1, temperature, max_new_tokens, ("chat", seed))
+    session = ChatSession(trained_model(model), params, system_prompt)
     while text := _ask():
-        typer.echo(f"{session.reply(text)}\n")
+        for piece in session.reply(text):
+            typer.echo(piece, nl=False)
+        typer.echo("\n")
 
 
 def _ask() -> str:

@@ -160,13 +160,8 @@ class LocalEngine:
     # -- sampling -------------------------------------------------------------------------------------------------
 
     def sample(self, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[Completion]:
-        local = self.models[model]
-        branch, head = local.members[0].branch, local.members[0].head
-        if not isinstance(head, LMHead):
-            raise ModelError(f"sample: {model!r} has a scalar head, but a language model is needed here.")
-        sampler = Sampler(local.trunk, branch, head, end_ids(self.chat.tokenizer), self.compute, self.sizes)
         tokens = [self.chat.prompt(prompt) for prompt in prompts]
-        for sampled in sampler.sample(tokens, [prompt.id for prompt in prompts], params):
+        for sampled in self._sampler(model).sample(tokens, [prompt.id for prompt in prompts], params):
             yield Completion(
                 prompt=prompts[sampled.prompt],
                 text=self.chat.decode(sampled.tokens),
@@ -175,6 +170,17 @@ class LocalEngine:
                 is_finished=sampled.is_finished,
                 sample=sampled.sample,
             )
+
+    def stream(self, model: str, prompt: Prompt, params: SamplingParams) -> Iterator[str]:
+        """The first completion that `sample` gives, in pieces of its text as they come."""
+        return self.chat.pieces(self._sampler(model).stream(self.chat.prompt(prompt), prompt.id, params))
+
+    def _sampler(self, model: str) -> Sampler:
+        local = self.models[model]
+        branch, head = local.members[0].branch, local.members[0].head
+        if not isinstance(head, LMHead):
+            raise ModelError(f"sample: {model!r} has a scalar head, but a language model is needed here.")
+        return Sampler(local.trunk, branch, head, end_ids(self.chat.tokenizer), self.compute, self.sizes)
 
     # -- scoring --------------------------------------------------------------------------------------------------
 

@@ -91,6 +91,17 @@ class Sampler:
                     yield Sampled(row.prompt, row.sample, tuple(row.tokens), tuple(row.logprobs), ended)
                     self._free(rows, index, cache)
 
+    @torch.no_grad()
+    def stream(self, prompt: tuple[int, ...], name: str, params: SamplingParams) -> Iterator[int]:
+        """The tokens of the first answer that `sample` gives to a prompt, one by one."""
+        cache = SlotCache(self.layers, 1, len(prompt) + params.max_new_tokens)
+        (row,) = self._admit([prompt], [name], deque([(0, 0)]), cache, 0, 1, params)
+        while True:
+            yield row.tokens[-1]
+            if row.tokens[-1] in self.end_ids or len(row.tokens) == params.max_new_tokens:
+                return
+            self._step([row], cache, params)
+
     def _admit(
         self,
         prompts: Sequence[tuple[int, ...]],

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -19,6 +19,9 @@ from whelp.types import Completion, Demonstration, Message, Prompt, Sequences
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+REPLACEMENT = "\ufffd"
+"""What bytes that are no character are read as."""
 
 CHATML = (
     "{% for message in messages %}"
@@ -145,6 +148,18 @@ class Chat:
         text = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
+
+    def pieces(self, tokens: Iterable[int]) -> Iterator[str]:
+        """What each token adds to the text; a character of which some bytes are still to come waits for them."""
+        seen: list[int] = []
+        said = text = ""
+        for token in tokens:
+            seen.append(token)
+            text = self.decode(seen)
+            if not text.endswith(REPLACEMENT):
+                yield text[len(said) :]
+                said = text
+        yield text[len(said) :]
 
     @cached_property
     def _end(self) -> str:
