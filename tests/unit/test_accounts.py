@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from feedback_helpers import Clock
 from sqlalchemy import text
 
 from whelp.errors import DataError
@@ -19,23 +20,7 @@ pytest.importorskip("argon2")
 PASSWORD = "correct horse battery"
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Hashing is meant to be slow; not in tests."""
-    from argon2 import PasswordHasher
-
-    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(module, "hasher", lambda: cheap)
-    module.nobody.cache_clear()
-    yield
-    module.nobody.cache_clear()
-
-
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
+pytestmark = pytest.mark.usefixtures("quick_hashing")
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_raw_holds_everything_known_answers_too() -> None:
         "id": "2", "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}],
         "source": "human", "annotator": "ann", "completions": ["So.", "Because."], "completion_sources": ["", ""],
         "ranks": [2, 1], "order": [1, 0], "strength": 4, "is_both_bad": False, "comment": "short", "seconds": 4.0,
-        "created_at": 9.0, "gold": None,
+        "created_at": 9.0, "is_verdict": False, "gold": None,
     }  # fmt: skip
     assert made[4]["gold"] == [1, 2]
 

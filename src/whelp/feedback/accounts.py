@@ -12,12 +12,13 @@ from functools import cache
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import Select, bindparam, delete, func, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from whelp.errors import ConfigError, DataError
 from whelp.feedback.schema import Invite, SignIn, User
-from whelp.feedback.store import ROLES, Role, Store
+from whelp.feedback.store import ROLES, Role, Store, new_user
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -75,13 +76,8 @@ class Accounts:
             invite = session.scalar(select(Invite).where(Invite.token_hash == hash_of(token)).with_for_update())
             if invite is None or invite.used_by is not None or invite.expires_at < now:
                 raise DataError("this invitation was used or is too old; ask for another.")
-            if session.scalar(select(User.id).where(User.name == name)) is not None:
-                raise DataError(f"there is somebody called {name!r} already; take another name.")
-            user = User(name=name, role=invite.role, password_hash=password_hash, created_at=now)
-            session.add(user)
-            session.flush()
-            invite.used_by = user.id
-            return user.id
+            invite.used_by = new_user(session, name, invite.role, password_hash, now)
+            return invite.used_by
 
     def sign_in(self, name: str, password: str) -> str:
         """The token of a browser. Raises `DataError` for a wrong name or password, the same for both, and while too many wrong
@@ -121,25 +117,35 @@ class Accounts:
 
     def who(self, token: str) -> SignedIn | None:
         """Whose browser this is; None: nobody's."""
-        found = (
-            select(User)
-            .join(SignIn, SignIn.user_id == User.id)
-            .where(SignIn.token_hash == hash_of(token), SignIn.expires_at > self.store.clock(), User.is_active)
-        )
         with self.store.reading() as session:
-            user = session.scalar(found)
+            user = session.scalar(_signed_in_by(), {"token_hash": hash_of(token), "now": self.store.clock()})
             return None if user is None else SignedIn(user.id, user.name, user.role)  # pyright: ignore[reportArgumentType]
 
     def sign_out(self, token: str) -> None:
         with self.store.writing() as session:
             session.execute(delete(SignIn).where(SignIn.token_hash == hash_of(token)))
 
+    def local_user(self, name: str) -> int:
+        """Whoever sits at this machine, made the first time."""
+        try:
+            return self.store.add_user(name, "admin")
+        except (DataError, IntegrityError):  # there, or made by another request in this moment
+            known = self.store.user_named(name)
+            assert known is not None
+            return known
+
+    def people(self) -> list[User]:
+        with self.store.reading() as session:
+            return list(session.scalars(select(User).order_by(User.name)))
+
     def change(self, user: int, role: Role | None = None, is_active: bool | None = None) -> None:
         """Who is no longer active is signed out everywhere. Raises `DataError` where no admin would be left."""
         admins = select(User.is_active).where(User.role == "admin").order_by(User.id).with_for_update()
         with self.store.writing() as session:
             session.scalars(admins).all()  # one change at a time
-            changed = session.get_one(User, user)
+            changed = session.get(User, user)
+            if changed is None:
+                raise DataError(f"there is nobody with number {user}; go back to the list.")
             changed.role = role or changed.role
             changed.is_active = changed.is_active if is_active is None else is_active
             session.flush()
@@ -147,6 +153,13 @@ class Accounts:
                 raise DataError("one admin must stay; make somebody else an admin first.")
             if not changed.is_active:
                 session.execute(delete(SignIn).where(SignIn.user_id == user))
+
+
+@cache
+def _signed_in_by() -> Select[User]:
+    """Asked with every request: putting it together takes longer than running it."""
+    is_valid = (SignIn.token_hash == bindparam("token_hash"), SignIn.expires_at > bindparam("now"))
+    return select(User).join(SignIn, SignIn.user_id == User.id).where(*is_valid, User.is_active)
 
 
 def _is_right(password: str, password_hash: str | None) -> bool:

@@ -38,7 +38,7 @@ def open_database(database: str) -> Engine:
     return engine
 
 
-def _migrate(connection: Connection) -> None:
+def _migrate(connection: Connection, revision: str = "head") -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -46,7 +46,7 @@ def _migrate(connection: Connection) -> None:
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7411)")
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
 
 
 def _engine(database: str) -> Engine:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from whelp.errors import DataError
 from whelp.feedback.database import DATABASE_VARIABLE, default_database
 from whelp.feedback.judgements import Judged, Vote
+
+if TYPE_CHECKING:
+    from whelp.feedback.store import Store
 
 Format = Literal["preference", "kwise", "kto", "openai", "raw"]
 Row = dict[str, Any]
@@ -17,18 +21,44 @@ STRENGTH_NAMES = {1: "negligibly better", 2: "slightly better", 3: "better", 4: 
 """As readers of rankings know them."""
 
 
-def rows(items: Sequence[Judged], votes: Sequence[Vote], format: Format) -> tuple[list[Row], dict[str, int]]:
+def rows_of(store: Store, project: int, format: Format) -> tuple[list[Row], dict[str, int]]:
+    """What `rows` makes of all that was said in a project."""
+    votes = store.votes(project) + store.votes(project, is_verdict=True)
+    return rows(store.items(project), votes, format, store.withdrawn(project))
+
+
+def rows(
+    items: Sequence[Judged], votes: Sequence[Vote], format: Format, withdrawn: Collection[int] = ()
+) -> tuple[list[Row], dict[str, int]]:
     """Records, and what of the votes is not in them: `ties`, pairs that are no preference, and `both bad`. The records of an item
-    share its id and stand together, so that no split parts them. Items whose answer was known are left out but for raw."""
+    share its id and stand together, so that no split parts them. Where there is a verdict on an item it counts instead of the
+    votes; items that are `withdrawn`, and those whose answer was known, are left out. Raw holds everything."""
     by_item = {item.id: item for item in items}
-    counted = [vote for vote in votes if format == "raw" or by_item[vote.item].gold is None]
+    counted, left_out = list(votes), Counter[str]()
+    if format != "raw":
+        counted, left_out = _that_train([vote for vote in votes if by_item[vote.item].gold is None], withdrawn)
     counted.sort(key=lambda vote: vote.item)  # stable: the votes on one item stay in their order
     made = [row for vote in counted for row in FORMATS[format](by_item[vote.item], vote)]
     ties = sum(vote.ranks[a] == vote.ranks[b] for vote in counted for a, b in combinations(range(len(vote.ranks)), 2))
-    left_out = {"ties": 0 if format in ("kwise", "raw") else ties, "both bad": 0}
-    if format not in ("raw", "kto"):
+    if format not in ("kwise", "raw"):
+        left_out["ties"] = ties
+    if format not in ("kto", "raw"):
         left_out["both bad"] = sum(vote.is_both_bad for vote in counted)
     return made, {name: count for name, count in left_out.items() if count}
+
+
+def _that_train(votes: Sequence[Vote], withdrawn: Collection[int]) -> tuple[list[Vote], Counter[str]]:
+    """Those that count, and why the others do not."""
+    settled = {vote.item for vote in votes if vote.is_verdict}
+    counted, left_out = [], Counter[str]()
+    for vote in votes:
+        if vote.item in withdrawn:
+            left_out["votes on withdrawn items"] += 1
+        elif vote.item in settled and not vote.is_verdict:
+            left_out["votes that a verdict settled"] += 1
+        else:
+            counted.append(vote)
+    return counted, left_out
 
 
 def votes_of(project: str, database: str | None = None) -> list[Row]:
@@ -40,8 +70,7 @@ def votes_of(project: str, database: str | None = None) -> list[Row]:
         raise DataError(f"db:{project}: there is no database {named}; {DATABASE_VARIABLE} names another.")
     store = Store(named)
     try:
-        id = store.project(project)
-        found, _ = rows(store.items(id), store.votes(id), "kwise")
+        found, _ = rows_of(store, store.project(project), "kwise")
     finally:
         store.close()
     if not found:
@@ -94,6 +123,7 @@ def raw(item: Judged, vote: Vote) -> Iterator[Row]:
         "comment": vote.comment,
         "seconds": vote.seconds,
         "created_at": vote.created_at,
+        "is_verdict": vote.is_verdict,
         "gold": None if item.gold is None else list(item.gold),
     }
 

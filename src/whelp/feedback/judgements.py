@@ -25,6 +25,7 @@ class NewItem:
     category: str = ""
     gold: tuple[int, ...] | None = None
     priority: float | None = None
+    """At least 0; the highest is asked first, and before all that have none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ class Vote:
     comment: str
     seconds: float
     created_at: float
+    is_verdict: bool = False
+    """True: an adjudicator's, which settles what others were at odds about."""
 
 
 def dense(ranks: Sequence[int]) -> tuple[int, ...]:

@@ -93,7 +93,8 @@ class Item(Base):
     __tablename__ = "items"
     __table_args__ = (
         UniqueConstraint("project_id", "key"),
-        Index(None, "project_id", "is_open", "priority", "shuffle"),
+        Index(None, "project_id", "is_open", "is_full", "place"),
+        Index(None, "project_id", "is_gold", "votes"),
     )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
@@ -107,9 +108,16 @@ class Item(Base):
     """Who wrote each completion."""
     gold: Mapped[list[int] | None] = mapped_column(JSON(none_as_null=True))
     """Ranks that are known to be right: everybody is asked, to see who pays attention."""
-    priority: Mapped[float | None] = mapped_column(Seconds)
-    """The highest is asked first; those without one come last, in the order of `shuffle`."""
+    is_gold: Mapped[bool] = mapped_column(default=False)
+    """True: there is `gold`."""
     shuffle: Mapped[float] = mapped_column(Seconds)
+    """Drawn from [0, 1)."""
+    place: Mapped[float] = mapped_column(Seconds)
+    """The lowest is asked first: `shuffle`, or less than zero where a reward model's doubt puts an item forward."""
+    votes: Mapped[int] = mapped_column(default=0)
+    """How many count; verdicts do not."""
+    is_full: Mapped[bool] = mapped_column(default=False)
+    """True: it has as many votes as the project wants; never of gold."""
     is_open: Mapped[bool] = mapped_column(default=True)
     """False: nobody is asked any more."""
     created_at: Mapped[float] = mapped_column(Seconds)
@@ -119,9 +127,15 @@ class Assignment(Base):
     """An item before one person, in the order that was drawn for them."""
 
     __tablename__ = "assignments"
-    __table_args__ = (UniqueConstraint("item_id", "user_id", "is_verdict"), Index(None, "user_id", "state"))
+    __table_args__ = (
+        UniqueConstraint("item_id", "user_id", "is_verdict"),
+        Index(None, "user_id", "project_id", "is_verdict", "state"),
+        Index(None, "project_id", "is_verdict", "state"),
+    )
 
     id: Mapped[int] = mapped_column(Key, primary_key=True)
+    project_id: Mapped[int] = mapped_column(Key)
+    """The item's."""
     item_id: Mapped[int] = mapped_column(ForeignKey("items.id"), index=True)
     user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
     is_verdict: Mapped[bool] = mapped_column(default=False)

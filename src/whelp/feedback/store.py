@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, ScalarSelect, Select, and_, func, null, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import and_, or_, select, update
+from sqlalchemy.orm import Session
 
 from whelp.errors import DataError
 from whelp.feedback.database import open_database
@@ -24,14 +26,31 @@ from whelp.feedback.judgements import (
     NewItem,
     Task,
     Vote,
-    dense,
-    in_database,
     key_of,
     refuse_bad,
     refuse_wrong,
 )
+from whelp.feedback.queue import (
+    as_draft,
+    assign,
+    claims,
+    items_and_votes,
+    judged,
+    locks_rows,
+    messages_of,
+    new_item,
+    next_item,
+    open_before,
+    open_task,
+    others,
+    own_task,
+    project_of,
+    revise,
+    storable,
+    task_of,
+    votes_by,
+)
 from whelp.feedback.schema import Assignment, Item, Project, Revision, User
-from whelp.types import Message
 
 LARGEST_DRAFT = 20_000
 Role = Literal["admin", "adjudicator", "annotator"]
@@ -46,10 +65,14 @@ class Store:
     """
 
     def __init__(self, database: str | Path, clock: Callable[[], float] = time.time, rng: random.Random | None = None):
+        self.database = str(database)
         self.clock = clock
         self.rng = rng or random.SystemRandom()
         self.engine = open_database(str(database))
         self.writer = self.engine.execution_options(writes=True)
+        self.turn: AbstractContextManager[Any] = nullcontext()
+        if self.engine.dialect.name == "sqlite":
+            self.turn = threading.Lock()  # who waits for SQLite's own sleeps, up to a tenth of a second at a time
 
     def close(self) -> None:
         self.engine.dispose()
@@ -57,8 +80,8 @@ class Store:
     @contextmanager
     def writing(self, user: int | None = None) -> Iterator[Session]:
         """`user`: whose tasks are changed, one page of theirs at a time."""
-        with Session(self.writer, expire_on_commit=False) as session, session.begin():
-            if user is not None:
+        with self.turn, Session(self.writer, expire_on_commit=False) as session, session.begin():
+            if user is not None and locks_rows(session):
                 session.get_one(User, user, with_for_update=True)
             yield session
 
@@ -82,12 +105,7 @@ class Store:
     def add_user(self, name: str, role: Role, password_hash: str | None = None) -> int:
         """Raises `DataError` where there is somebody of that name."""
         with self.writing() as session:
-            if session.scalar(select(User.id).where(User.name == name)) is not None:
-                raise DataError(f"there is somebody called {name!r} already; take another name.")
-            user = User(name=name, role=role, password_hash=password_hash, created_at=self.clock())
-            session.add(user)
-            session.flush()
-            return user.id
+            return new_user(session, name, role, password_hash, self.clock())
 
     def add_items(self, project: int, items: Sequence[NewItem]) -> int:
         """How many were new: what is there is left as it is. Raises `DataError` for fewer than two completions, completions that
@@ -99,21 +117,7 @@ class Store:
         with self.writing() as session:
             there = set(session.scalars(select(Item.key).where(Item.project_id == project)))
             fresh = {key: item for key, item in made.items() if key not in there}
-            session.add_all(
-                Item(
-                    project_id=project,
-                    key=key,
-                    messages=[{"role": m.role, "content": m.content} for m in item.messages],
-                    category=item.category,
-                    completions=list(item.completions),
-                    sources=list(item.sources or [""] * len(item.completions)),
-                    gold=None if item.gold is None else list(dense(item.gold)),
-                    priority=item.priority,
-                    shuffle=self.rng.random(),
-                    created_at=self.clock(),
-                )
-                for key, item in fresh.items()
-            )
+            session.add_all(new_item(project, item, self.clock(), self.rng.random()) for item in fresh.values())
             return len(fresh)
 
     # -- the queue of one person ----------------------------------------------------------------------------------
@@ -121,86 +125,98 @@ class Store:
     def take(self, project: int, user: int) -> Task | None:
         """What the user is to judge now: what is open before them, or the next item that too few people judge. None: nothing is
         left for them."""
-        now = self.clock()
         with self.writing(user) as session:
-            rules = _project(session, project)
-            for assignment, item in session.execute(_open_before(project, user)):
-                if assignment.expires_at > now or _others(session, item, user, now) < rules.overlap:
-                    assignment.expires_at = now + rules.lease_seconds
-                    return _task(assignment, item)
-            for is_wanted in self._wanted(session, rules, user):
-                item = _next(session, rules, user, now, is_wanted)
-                if item is not None:
-                    return _task(self._assign(session, item, user, now + rules.lease_seconds), item)
+            return self._take(session, project, user)
+
+    def _take(self, session: Session, project: int, user: int) -> Task | None:
+        now, rules = self.clock(), project_of(session, project)
+        for assignment, item in open_before(session, project, user):
+            if assignment.expires_at > now or others(session, item, user, now) < rules.overlap:
+                assignment.expires_at = now + rules.lease_seconds
+                return task_of(assignment, item)
+        for is_gold in _kinds(session, rules, user):
+            item = next_item(session, rules, user, now, is_gold)
+            if item is not None:
+                return task_of(assign(session, self.rng, item, user, now, rules.lease_seconds), item)
         return None
 
-    def _wanted(self, session: Session, rules: Project, user: int) -> list[ColumnElement[bool]]:
-        """Which items come in question, the first choice first."""
-        if not rules.gold_every:
-            return [Item.id.is_not(None)]
-        votes = select(func.count()).select_from(Assignment).join(Item, Item.id == Assignment.item_id)
-        given = session.scalar(
-            votes.where(Item.project_id == rules.id, Assignment.user_id == user, Assignment.state == "vote")
-        )
-        is_gold = Item.gold.is_not(null())
-        is_due = (given or 0) % rules.gold_every == rules.gold_every - 1
-        return [is_gold, ~is_gold] if is_due else [~is_gold, is_gold]
-
-    def _assign(self, session: Session, item: Item, user: int, expires_at: float) -> Assignment:
-        order = list(range(len(item.completions)))
-        self.rng.shuffle(order)
-        assignment = Assignment(
-            item_id=item.id,
-            user_id=user,
-            order=order,
-            shown_at=self.clock(),
-            expires_at=expires_at,
-            state="open",
-            revisions=0,
-        )
-        session.add(assignment)
-        session.flush()
-        return assignment
-
-    def save_draft(self, user: int, assignment: int, draft: Mapping[str, Any] | None) -> None:
+    def save_draft(self, user: int, assignment: int, draft: Mapping[str, Any] | None, is_verdict: bool = False) -> None:
         """What the page has not submitted yet: it is there again after a reload. Raises `DataError` where the task is not the
         user's, is judged already, or the draft is too large."""
         if len(json.dumps(draft)) > LARGEST_DRAFT:
             raise DataError(f"a draft of more than {LARGEST_DRAFT} characters is not kept; shorten the comment.")
         with self.writing(user) as session:
-            _open_task(session, user, assignment).draft = None if draft is None else dict(draft)
+            task = open_task(session, user, assignment, is_verdict)
+            task.draft = None if draft is None else dict(draft)
 
-    def submit(self, user: int, assignment: int, judgement: Judgement, request: str) -> int:
+    def submit(self, user: int, assignment: int, judgement: Judgement, request: str, is_verdict: bool = False) -> int:
         """The number of the revision. The same `request` sent again is the same revision. Raises `DataError` where the task is
         not the user's or is judged already, and for ranks that are none."""
         with self.writing(user) as session:
-            known = session.scalar(select(Revision).where(Revision.request == request))
-            if known is not None and known.assignment_id == assignment:
-                _own_task(session, user, assignment)
-                return known.number
-            task = _open_task(session, user, assignment)
-            refuse_wrong(judgement, len(task.order))
-            now = self.clock()
-            return _revise(session, task, judgement, request, now - task.shown_at, now)
+            return self._submit(session, user, assignment, judgement, request, is_verdict)
 
-    def undo(self, project: int, user: int, request: str) -> Task | None:
+    def submit_and_take(
+        self, project: int, user: int, assignment: int, judgement: Judgement, request: str
+    ) -> Task | None:
+        """As `submit`, then as `take`, in one transaction: what a page does with every vote."""
+        with self.writing(user) as session:
+            self._submit(session, user, assignment, judgement, request, is_verdict=False)
+            return self._take(session, project, user)
+
+    def _submit(
+        self, session: Session, user: int, assignment: int, judgement: Judgement, request: str, is_verdict: bool
+    ) -> int:
+        known = session.scalar(select(Revision).where(Revision.request == request))
+        if known is not None and known.assignment_id == assignment:
+            own_task(session, user, assignment, is_verdict)
+            return known.number
+        task = open_task(session, user, assignment, is_verdict)
+        refuse_wrong(judgement, len(task.order))
+        now = self.clock()
+        return revise(session, task, judgement, request, now - task.shown_at, now)
+
+    def undo(self, project: int, user: int, request: str, is_verdict: bool = False) -> Task | None:
         """Open what the user judged last, with what they said as a draft; again and again, back to the first. None: there is
-        nothing left to undo. The same `request` sent again undoes nothing more."""
+        nothing left to undo. The same `request` sent again undoes nothing more. `is_verdict`: their verdicts instead of their
+        votes."""
         now = self.clock()
         with self.writing(user) as session:
             known = session.scalar(select(Revision).where(Revision.request == request))
             if known is not None:
-                task = _own_task(session, user, known.assignment_id)
-                return _task(task, session.get_one(Item, task.item_id))
-            last = session.scalar(_judged_by(project, user).order_by(Revision.id.desc()).limit(1))
+                task = own_task(session, user, known.assignment_id, is_verdict)
+                return task_of(task, session.get_one(Item, task.item_id))
+            of_user = judged(project, is_verdict).where(Assignment.user_id == user)
+            last = session.scalar(of_user.order_by(Revision.id.desc()).limit(1))
             if last is None:
                 return None
             task = session.get_one(Assignment, last.assignment_id)
-            task.draft = _as_draft(last, task.order)
-            lease = _project(session, project).lease_seconds
-            _revise(session, task, None, request, 0.0, now)
+            task.draft = as_draft(last, task.order)
+            lease = project_of(session, project).lease_seconds
+            revise(session, task, None, request, 0.0, now)
             task.shown_at, task.expires_at = now, now + lease
-            return _task(task, session.get_one(Item, task.item_id))
+            return task_of(task, session.get_one(Item, task.item_id))
+
+    def put_before(self, project: int, user: int, item: NewItem) -> int:
+        """A task of a new item, its completions in their order, for one who has just seen them. An item that is there already is
+        another one's: it gets a key of its own. Raises `DataError` as `add_items` does."""
+        refuse_bad(item)
+        now = self.clock()
+        with self.writing(user) as session:
+            made = new_item(project, item, now, self.rng.random())
+            made.key = uuid.uuid4().hex
+            session.add(made)
+            session.flush()
+            lease = project_of(session, project).lease_seconds
+            task = assign(session, self.rng, made, user, now, lease)
+            task.order = list(range(len(item.completions)))
+            return task.id
+
+    def sources(self, user: int, assignment: int) -> list[str]:
+        """Who wrote each completion of a task, as they stand there. Raises `DataError` where the task is not the user's."""
+        with self.reading() as session:
+            task = own_task(session, user, assignment)
+            written = session.get_one(Item, task.item_id).sources
+            return [written[completion] for completion in task.order]
 
     # -- what there is, and what was said -------------------------------------------------------------------------------
 
@@ -219,7 +235,7 @@ class Store:
     def rules(self, project: int) -> Project:
         """Raises `DataError` where there is no such project."""
         with self.reading() as session:
-            return _project(session, project)
+            return project_of(session, project)
 
     def user_named(self, name: str) -> int | None:
         with self.reading() as session:
@@ -227,17 +243,9 @@ class Store:
 
     def progress(self, project: int, user: int) -> tuple[int, int, int]:
         """(votes of the user, votes of all, votes that are wanted of all but for items whose answer is known)."""
-        votes = (
-            select(func.count())
-            .select_from(Assignment)
-            .join(Item, Item.id == Assignment.item_id)
-            .where(Item.project_id == project, Assignment.state == "vote")
-        )
-        counted = select(func.count()).select_from(Item).where(Item.project_id == project, Item.gold.is_(null()))
         with self.reading() as session:
-            mine = session.scalar(votes.where(Assignment.user_id == user)) or 0
-            given = session.scalar(votes.where(Item.gold.is_(null()))) or 0
-            return mine, given, (session.scalar(counted) or 0) * _project(session, project).overlap
+            items, given = items_and_votes(session, project)
+            return votes_by(session, project, user), given, items * project_of(session, project).overlap
 
     def items(self, project: int) -> list[Judged]:
         with self.reading() as session:
@@ -253,17 +261,18 @@ class Store:
                 for item in session.scalars(select(Item).where(Item.project_id == project).order_by(Item.id))
             ]
 
-    def votes(self, project: int) -> list[Vote]:
-        """Those that count: of each person and item the last, where it was not undone, in the order in which they were given."""
-        last = and_(Revision.assignment_id == Assignment.id, Revision.number == Assignment.revisions)
-        found = (
-            select(Revision, Assignment, User.name)
-            .join(Assignment, last)
-            .join(Item, Item.id == Assignment.item_id)
-            .join(User, User.id == Assignment.user_id)
-            .where(Item.project_id == project, Assignment.state == "vote")
-            .order_by(Revision.id)
-        )
+    def wanted(self, project: int) -> set[int]:
+        """Items of which somebody is still to be asked."""
+        rules, now = self.rules(project), self.clock()
+        asked = select(Item.id).where(Item.project_id == project, Item.is_open, ~Item.is_full)
+        with self.reading() as session:
+            is_free = or_(Item.is_gold, claims() < rules.overlap)
+            return set(session.scalars(asked.where(is_free), {"now": now}))
+
+    def votes(self, project: int, is_verdict: bool = False) -> list[Vote]:
+        """Those that count: of each person and item the last, where it was not undone, in the order in which they were given.
+        `is_verdict`: those of adjudicators on what others were at odds about, instead of theirs."""
+        found = judged(project, is_verdict).where(Assignment.state == "vote").join(User, User.id == Assignment.user_id)
         with self.reading() as session:
             return [
                 Vote(
@@ -276,138 +285,54 @@ class Store:
                     revision.comment,
                     revision.seconds,
                     revision.created_at,
+                    is_verdict,
                 )
-                for revision, assignment, name in session.execute(found)
+                for revision, assignment, name in session.execute(found.add_columns(User.name).order_by(Revision.id))
             ]
 
+    def requests(self, project: int) -> list[str]:
+        """The keys of all that was ever said in a project, undone or not."""
+        of_project = select(Revision.request).join(Assignment).where(Assignment.project_id == project)
+        with self.reading() as session:
+            return list(session.scalars(of_project))
 
-# -- pieces of a transaction ------------------------------------------------------------------------------------------
+    def withdrawn(self, project: int) -> set[int]:
+        """Items that an adjudicator has flagged: nothing is learned from them."""
+        flagged = judged(project, is_verdict=True).where(Assignment.state == "flag")
+        with self.reading() as session:
+            return {assignment.item_id for _, assignment in session.execute(flagged)}
 
+    def prioritise(self, project: int, priorities: Mapping[int, float]) -> None:
+        """Ask for the items of highest priority first, and at random for those that have none here."""
+        with self.writing() as session:
+            session.execute(update(Item).where(Item.project_id == project).values(place=Item.shuffle))
+            for item, priority in priorities.items():
+                session.execute(update(Item).where(Item.project_id == project, Item.id == item).values(place=-priority))
 
-def _project(session: Session, project: int) -> Project:
-    found = session.get(Project, project)
-    if found is None:
-        raise DataError(f"there is no project {project}; go back to the list.")
-    return found
-
-
-def _is_claim(table: type[Assignment], now: float) -> ColumnElement[bool]:
-    """Whether somebody has judged the item or is at it."""
-    return or_(table.state == "vote", and_(table.state == "open", table.expires_at > now))
-
-
-def _claims(now: float) -> ScalarSelect[int]:
-    """How many there are on the item of the outer query."""
-    other = aliased(Assignment)
-    of_it = select(func.count()).select_from(other).where(other.item_id == Item.id, _is_claim(other, now))
-    return of_it.scalar_subquery()
-
-
-def _others(session: Session, item: Item, user: int, now: float) -> int:
-    """How many but the user have judged the item or are at it."""
-    query = select(func.count()).select_from(Assignment).where(_is_claim(Assignment, now))
-    return session.scalar(query.where(Assignment.item_id == item.id, Assignment.user_id != user)) or 0
-
-
-def _open_before(project: int, user: int) -> Select[Assignment, Item]:
-    return (
-        select(Assignment, Item)
-        .join(Item, Item.id == Assignment.item_id)
-        .where(Item.project_id == project, Item.is_open, Assignment.user_id == user, Assignment.state == "open")
-        .order_by(Assignment.shown_at, Assignment.id)
-    )
+    def change_rules(self, project: int, **rules: Any) -> None:
+        """Raises `DataError` where there is no such project."""
+        with self.writing() as session:
+            found = project_of(session, project)
+            if "overlap" in rules:
+                is_full = and_(~Item.is_gold, Item.votes >= rules["overlap"])
+                session.execute(update(Item).where(Item.project_id == project).values(is_full=is_full))
+            for name, value in rules.items():
+                setattr(found, name, storable(value) if isinstance(value, str) else value)
 
 
-def _next(session: Session, rules: Project, user: int, now: float, is_wanted: ColumnElement[bool]) -> Item | None:
-    """The first item in the queue that the user has not met and that may be judged once more, locked."""
-    met = select(Assignment.item_id).where(Assignment.user_id == user)
-    is_free = or_(Item.gold.is_not(null()), _claims(now) < rules.overlap)
-    query = (
-        select(Item)
-        .where(Item.project_id == rules.id, Item.is_open, Item.id.not_in(met), is_free, is_wanted)
-        .order_by(Item.priority.desc().nulls_last(), Item.shuffle, Item.id)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=Item)
-    )
-    taken: list[int] = []
-    while (item := session.scalar(query.where(Item.id.not_in(taken)))) is not None:
-        # Between counting and locking another may have come.
-        if item.gold is not None or _others(session, item, user, now) < rules.overlap:
-            return item
-        taken.append(item.id)
-    return None
+def _kinds(session: Session, rules: Project, user: int) -> tuple[bool | None, ...]:
+    """Whether the answer of what comes next is to be known, the first choice first; None: as it comes."""
+    if not rules.gold_every:
+        return (None,)
+    is_due = votes_by(session, rules.id, user) % rules.gold_every == rules.gold_every - 1
+    return is_due, not is_due
 
 
-def _judged_by(project: int, user: int) -> Select[Revision]:
-    """The last revision of everything that the user has judged and not undone."""
-    last = and_(Revision.assignment_id == Assignment.id, Revision.number == Assignment.revisions)
-    return (
-        select(Revision)
-        .join(Assignment, last)
-        .join(Item, Item.id == Assignment.item_id)
-        .where(Item.project_id == project, Assignment.user_id == user, Assignment.state != "open")
-    )
-
-
-def _own_task(session: Session, user: int, assignment: int) -> Assignment:
-    task = session.get(Assignment, assignment)
-    if task is None or task.user_id != user:
-        raise DataError(f"task {assignment} is not yours; reload the page to go on with your own.")
-    return task
-
-
-def _open_task(session: Session, user: int, assignment: int) -> Assignment:
-    task = _own_task(session, user, assignment)
-    if task.state != "open":
-        raise DataError(f"task {assignment} was judged already ({task.state}); undo that to judge it again.")
-    return task
-
-
-def _revise(
-    session: Session, task: Assignment, judgement: Judgement | None, request: str, seconds: float, now: float
-) -> int:
-    """Append to what was said; None: it is undone."""
-    task.revisions += 1
-    task.state = "open" if judgement is None else judgement.kind
-    said = judgement or Judgement("skip")
-    if judgement is not None:
-        task.draft = None
-    session.add(
-        Revision(
-            assignment_id=task.id,
-            number=task.revisions,
-            request=request,
-            kind="undo" if judgement is None else judgement.kind,
-            ranks=None if said.ranks is None else list(in_database(dense(said.ranks), task.order)),
-            strength=said.strength,
-            is_both_bad=said.is_both_bad,
-            comment=said.comment,
-            seconds=seconds,
-            created_at=now,
-        )
-    )
-    return task.revisions
-
-
-def _task(assignment: Assignment, item: Item) -> Task:
-    return Task(
-        assignment.id,
-        messages_of(item),
-        tuple(item.completions[i] for i in assignment.order),
-        assignment.draft,
-    )
-
-
-def messages_of(item: Item) -> tuple[Message, ...]:
-    return tuple(Message(m["role"], m["content"]) for m in item.messages)  # pyright: ignore[reportArgumentType]
-
-
-def _as_draft(revision: Revision, order: Sequence[int]) -> dict[str, Any]:
-    """What was said, as the page had it."""
-    return {
-        "kind": revision.kind,
-        "ranks": None if revision.ranks is None else [revision.ranks[i] for i in order],
-        "strength": revision.strength,
-        "is_both_bad": revision.is_both_bad,
-        "comment": revision.comment,
-    }
+def new_user(session: Session, name: str, role: str, password_hash: str | None, now: float) -> int:
+    """Raises `DataError` where there is somebody of that name."""
+    if session.scalar(select(User.id).where(User.name == name)) is not None:
+        raise DataError(f"there is somebody called {name!r} already; take another name.")
+    user = User(name=name, role=role, password_hash=password_hash, created_at=now)
+    session.add(user)
+    session.flush()
+    return user.id
