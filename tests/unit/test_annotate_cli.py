@@ -92,7 +92,7 @@ def test_what_is_said_of_people_who_take_the_longest() -> None:
     whelp("import", "p", write("todo.jsonl", *unranked(12)), "--overlap", "2")
     shown = whelp("stats", "p")
     assert "0 votes on 0 of 12 items" in shown
-    assert shown.count("nothing judged twice") == 2, "agreement and alpha"
+    assert shown.count("nothing was judged twice") == 2, "agreement and alpha"
     everybody_votes("feedback.db", "p", "ab")
     shown = whelp("stats", "p")
     assert "24 votes on 12 of 12 items" in shown

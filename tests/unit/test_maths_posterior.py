@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
+import scipy.integrate
 import torch
 
-from whelp.maths.posterior import CURVATURE, PRIOR_PRECISION, head_posterior
+from whelp.maths.posterior import CURVATURE, PRIOR_PRECISION, expected_preference, head_posterior
 
 
 def hidden_states(count: int, width: int, seed: int) -> torch.Tensor:
@@ -67,3 +69,16 @@ def test_more_pairs_leave_less_open() -> None:
 def test_one_answer_says_nothing() -> None:
     posterior = head_posterior(hidden_states(1, 3, 8), 1)
     assert torch.equal(posterior.root, torch.eye(3))
+
+
+@pytest.mark.parametrize("margin", [-3.0, -0.5, 0.0, 0.7, 4.0])
+@pytest.mark.parametrize("variance", [0.0, 0.3, 2.0, 20.0])
+def test_an_expected_preference_is_the_integral_that_it_stands_for(margin: float, variance: float) -> None:
+    def height(x: float) -> float:
+        return math.exp(-0.5 * x * x) / math.sqrt(2 * math.pi) / (1 + math.exp(-(margin + math.sqrt(variance) * x)))
+
+    integral, _ = scipy.integrate.quad(height, -9, 9)
+    found = expected_preference(torch.tensor(margin), torch.tensor(variance)).item()
+    assert found == pytest.approx(integral, abs=0.02)
+    if variance == 0:
+        assert found == pytest.approx(1 / (1 + math.exp(-margin)))

@@ -6,18 +6,28 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from whelp.cli import show as shown
-from whelp.cli.base import PREPARE_PANEL, print_line
+from whelp.cli.base import (
+    PREPARE_PANEL,
+    MaxNewTokens,
+    ModelSource,
+    OutputDir,
+    Overrides,
+    Seed,
+    Temperature,
+    print_line,
+    recipe_of,
+    trained_model,
+)
 
 if TYPE_CHECKING:
     from whelp.feedback.store import Store
     from whelp.types import Estimate
 
-NOTHING = "nothing judged twice"
 Project = Annotated[str, typer.Argument(metavar="PROJECT", help="The name of a project.")]
 Database = Annotated[
     str | None,
@@ -30,11 +40,18 @@ Database = Annotated[
     ),
 ]
 
+Host = Annotated[str, typer.Option("--host", help="The address to listen on; others than this machine need accounts.")]
+Port = Annotated[int, typer.Option("--port", min=1, max=65535)]
+Overlap = Annotated[int, typer.Option("--overlap", min=1, help="People who judge each item of a new project.")]
+
 
 def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Let people rank what a model says, and train on what they said.")
     group.command("serve")(serve)
     group.command("import")(add)
+    group.command("sample")(sample)
+    group.command("train")(train)
+    group.command("shuffle")(shuffle)
     group.command("export")(export)
     group.command("stats")(stats)
     group.command("user")(user)
@@ -43,18 +60,23 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     database: Database = None,
-    host: Annotated[
-        str, typer.Option("--host", help="The address to listen on; others than this machine need accounts.")
-    ] = ("127.0.0.1"),
-    port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8000,
+    runs: Annotated[Path, typer.Option("--runs", help="The folder of the runs that are shown.")] = Path("runs"),
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
 ) -> None:
-    """Open the page on which people rank.
+    """Open the pages on which people rank, and their lead sees what came in and trains on it.
 
     \b
     whelp annotate serve                                  on this machine, without accounts
     whelp annotate user ann --role admin                  then for a team:
     whelp annotate serve --host 0.0.0.0 --database postgresql://user:password@host/name
     """
+    with opened(database) as store:
+        run_server(store, host, port, "", runs_folder=runs)
+
+
+def run_server(store: Store, host: str, port: int, path: str, **options: Any) -> None:
+    """Until somebody stops it. Raises `ConfigError` where other machines would get in without an account."""
     from whelp.errors import ConfigError
 
     try:
@@ -67,14 +89,13 @@ def serve(
     from whelp.feedback.accounts import Accounts
 
     is_local = host in LOCAL_NAMES or host == "::1"
-    with opened(database) as store:
-        if not is_local and Accounts(store).is_empty():
-            raise ConfigError(
-                f"--host {host} lets other machines in, and there are no accounts yet: whelp annotate user NAME --role admin"
-            )
-        app = create_app(store) if is_local else create_app(store, None)
-        typer.echo(f"open http://{host}:{port} (Ctrl-C ends it)")
-        uvicorn.run(app, host=host, port=port, log_level="warning")
+    if not is_local and Accounts(store).is_empty():
+        raise ConfigError(
+            f"--host {host} lets other machines in, and there are no accounts yet: whelp annotate user NAME --role admin"
+        )
+    app = create_app(store, **options) if is_local else create_app(store, None, **options)
+    typer.echo(f"open http://{host}:{port}{path} (Ctrl-C ends it)")
+    uvicorn.run(app, host=host, port=port, log_level="warning")
 
 
 def user(
@@ -100,7 +121,7 @@ def add(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="Prompts with completions, ranked or not; a file or hub id.")
     ],
-    overlap: Annotated[int, typer.Option("--overlap", min=1, help="People who judge each item.")] = 1,
+    overlap: Overlap = 1,
     gold: Annotated[bool, typer.Option("--gold", help="The ranks are known to be right: everybody is asked.")] = False,
     database: Database = None,
 ) -> None:
@@ -110,24 +131,101 @@ def add(
     whelp annotate import helpful completions.jsonl --overlap 2
     whelp annotate import helpful known.jsonl --gold
     """
-    from whelp.feedback.judgements import NewItem
-    from whelp.text.formats import read_completions, read_rankings
+    from whelp.text.items import read_items
 
-    loaded = read_rankings(file) if gold else read_completions(file)
+    items, format = read_items(file, gold)
     with opened(database) as store:
-        known = store.projects()
-        id = known[project] if project in known else store.add_project(project, overlap=overlap)
-        items = [
-            NewItem(
-                ranking.prompt.messages,
-                tuple(ranks := dict(zip(ranking.completions, ranking.ranks, strict=True))),
-                category=ranking.prompt.category,
-                gold=tuple(ranks.values()) if gold else None,
-            )
-            for ranking in loaded.records
-        ]
-        added = store.add_items(id, items)
-    typer.echo(f"{project}: {added} of {len(items)} items are new ({loaded.format})")
+        added = store.add_items(_made(store, project, overlap), items)
+    typer.echo(f"{project}: {added} of {len(items)} items are new ({format})")
+
+
+def sample(
+    project: Project,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="Prompts; a file, hub id or builtin:prompts.")],
+    model: ModelSource = None,
+    n: Annotated[int, typer.Option("--n", min=2, help="Answers to each prompt.")] = 4,
+    overlap: Overlap = 1,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="So many of the prompts, drawn at random.", show_default=False)
+    ] = None,
+    temperature: Temperature = 1.0,
+    max_new_tokens: MaxNewTokens = 96,
+    seed: Seed = 0,
+    database: Database = None,
+) -> None:
+    """Let a model answer prompts, and add what it said to what is to be ranked. Without --model: the default run's.
+
+    \b
+    whelp annotate sample helpful builtin:prompts --limit 100
+    whelp annotate sample helpful prompts.jsonl --model runs/assistant/sft --n 2
+    """
+    import random
+
+    from whelp.engines.base import SamplingParams
+    from whelp.labelling import sample_items
+    from whelp.progress import make_progress
+    from whelp.text.formats import read_prompts
+
+    prompts = read_prompts(file).records
+    if limit is not None and limit < len(prompts):
+        prompts = random.Random(seed).sample(prompts, limit)
+    params = SamplingParams(n, temperature, max_new_tokens, ("annotate", seed))
+    with opened(database) as store:
+        id = _made(store, project, overlap)
+        added, alike = sample_items(store, id, prompts, trained_model(model), params, make_progress())
+    typer.echo(f"{project}: {added} new items of {len(prompts)} prompts")
+    if alike:
+        print_line("left out", f"{alike} prompts to which the model had one answer only", "yellow")
+
+
+def train(
+    ctx: typer.Context,
+    project: Project,
+    overrides: Overrides = None,
+    model: ModelSource = None,
+    output_dir: OutputDir = None,
+    database: Database = None,
+) -> None:
+    """Train a reward model on a project's votes, and ask next for what it is least sure of. Writes FOLDER/reward.
+
+    Few votes are read several times, and the model is trained again on a quarter and on half of the prompts, to see
+    whether more votes would help.
+
+    \b
+    whelp annotate train helpful
+    whelp annotate train helpful --model runs/assistant/sft --output_dir runs/helpful trainable_layers=4
+    """
+    import os
+
+    from whelp import pipeline
+    from whelp.feedback.database import DATABASE_VARIABLE, default_database
+    from whelp.labelling import order_by_doubt, settings_for
+    from whelp.progress import make_progress
+
+    os.environ[DATABASE_VARIABLE] = database or default_database()
+    with opened(database) as store:
+        id = store.project(project)
+        settings = settings_for(len(store.votes(id)))
+        options = {
+            "model": model,
+            "reward.model": model,
+            "reward.train_file": f"db:{project}",
+            "output_dir": output_dir or f"runs/annotate-{id}",
+            **settings,
+        }
+        recipe, progress = recipe_of(None, overrides, options, ("reward",)), make_progress()
+        result = pipeline.run(recipe, argv=ctx.obj, resume=True, progress=progress)
+        progress.stage("order", "what this reward model is least sure of comes first")
+        count = order_by_doubt(store, id, recipe, result.path / "reward", progress)
+    shown.summary(result, "reward")
+    typer.echo(f"{project}: {count} items are asked for in a new order")
+
+
+def shuffle(project: Project, database: Database = None) -> None:
+    """Ask for items at random again, not for what a reward model is least sure of."""
+    with opened(database) as store:
+        store.prioritise(store.project(project), {})
+    typer.echo(f"{project}: items come at random")
 
 
 def export(
@@ -143,14 +241,13 @@ def export(
     whelp annotate export helpful pairs.jsonl --format preference
     """
     from whelp.errors import ConfigError
-    from whelp.feedback.export import FORMATS, rows
+    from whelp.feedback.export import FORMATS, rows_of
     from whelp.runs.files import write_text_atomic
 
     if format not in FORMATS:
         raise ConfigError(f"--format: given {format!r}; expected one of {', '.join(FORMATS)}")
     with opened(database) as store:
-        id = store.project(project)
-        found, left_out = rows(store.items(id), store.votes(id), format)  # pyright: ignore[reportArgumentType]
+        found, left_out = rows_of(store, store.project(project), format)  # pyright: ignore[reportArgumentType]
     write_text_atomic(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
     typer.echo(f"{to}: {len(found)} records ({format})")
     for name, count in left_out.items():
@@ -159,34 +256,30 @@ def export(
 
 def stats(project: Project, database: Database = None) -> None:
     """How much people agree, and what of their votes is habit."""
-    from whelp.feedback import agreement
+    from whelp.feedback.statistics import PUBLISHED, statistics
 
     with opened(database) as store:
-        id = store.project(project)
-        items, votes, rules = store.items(id), store.votes(id), store.rules(id)
-    pairs = agreement.pairs_of(votes)
-    agreed = agreement.agreement(pairs)
-    judged = len({vote.item for vote in votes})
-    shown.table(f"{project}: {len(votes)} votes on {judged} of {len(items)} items", ("what", "found"), [
-        ("two people agree", _percent(agreed, NOTHING)),
-        ("published studies", "63% to 77%"),
-        ("Krippendorff's alpha", _alpha(agreement.alpha(pairs), agreed)),
+        found = statistics(store, store.project(project))
+    alpha = found.alpha
+    shown.table(f"{project}: {found.votes} votes on {found.judged} of {found.items} items", ("what", "found"), [
+        ("two people agree", _percent(found.agreement, "nothing was judged twice")),
+        ("published studies", PUBLISHED),
+        ("Krippendorff's alpha", f"{alpha.mean:.2f} ({alpha.low:.2f} to {alpha.high:.2f})" if alpha else found.why_no_alpha),
+        ("verdicts", f"{found.verdicts}, and {found.waiting} items wait for one"),
     ])  # fmt: skip
-    words = {item.id: [len(text.split()) for text in item.completions] for item in items}
-    gold = {item.id: item.gold for item in items if item.gold is not None}
     rows = [
         (
             user,
-            str(found.votes),
-            f"{found.seconds:.0f} s",
-            "-" if found.per_hour is None else f"{found.per_hour:.0f}",
-            _percent(found.position),
-            _percent(found.length),
-            _percent(found.length_of_others),
-            _percent(found.gold),
-            str(found.hasty),
+            str(own.votes),
+            f"{own.seconds:.0f} s",
+            "-" if own.per_hour is None else f"{own.per_hour:.0f}",
+            _percent(own.position),
+            _percent(own.length),
+            _percent(own.length_of_others),
+            _percent(own.gold),
+            str(own.hasty),
         )
-        for user, found in agreement.habits(votes, words, gold, rules.min_seconds).items()
+        for user, own in found.habits.items()
     ]
     heads = (
         "who",
@@ -201,10 +294,15 @@ def stats(project: Project, database: Database = None) -> None:
     )
     if rows:
         shown.table("Each person", heads, rows)
-    each_two = agreement.matrix(pairs)
-    if any(found is not None for found in each_two.values()):
-        two = [(f"{a} and {b}", _percent(found)) for (a, b), found in each_two.items()]
+    if any(found.matrix.values()):
+        two = [(f"{a} and {b}", _percent(agreed)) for (a, b), agreed in found.matrix.items()]
         shown.table("Each two", ("who", "agree"), two)
+
+
+def _made(store: Store, project: str, overlap: int) -> int:
+    """The project of that name, which is made where there is none."""
+    known = store.projects()
+    return known[project] if project in known else store.add_project(project, overlap=overlap)
 
 
 @contextmanager
@@ -221,9 +319,3 @@ def opened(database: str | None) -> Iterator[Store]:
 
 def _percent(found: Estimate | None, otherwise: str = "-") -> str:
     return otherwise if found is None else f"{found.mean:.0%} ({found.low * 100:.0f} to {found.high * 100:.0f})"
-
-
-def _alpha(found: Estimate | None, agreed: Estimate | None) -> str:
-    if found is None:
-        return NOTHING if agreed is None else "undefined: all is alike"
-    return f"{found.mean:.2f} ({found.low:.2f} to {found.high:.2f})"

@@ -140,12 +140,18 @@ def trained_model(given: str | None) -> str:
     """The model to look at: the one given, else what the default run ended with."""
     if given is not None:
         return given
-    from whelp.runs.files import read_json
-
-    folder = Path(DEFAULT_RUN)
-    rounds = read_json(folder / "manifest.json").get("recipe", {}).get("rounds", {}).get("n", 0)
-    policies = [*(folder / f"ppo-{k}" for k in range(rounds, 0, -1)), folder / "ppo"]
+    policies = policies_of(Path(DEFAULT_RUN))
     for policy in policies:
         if policy.is_dir():
             return str(policy)
-    raise ConfigError(f"no model was given and {policy} does not exist; train one with `whelp run`, or give --model.")
+    raise ConfigError(
+        f"no model was given and {policies[-1]} does not exist; train one with `whelp run`, or give --model."
+    )
+
+
+def policies_of(run_dir: Path) -> list[Path]:
+    """Where PPO's models of a run lie, that of the last round first."""
+    from whelp.runs.files import read_json
+
+    rounds = read_json(run_dir / "manifest.json").get("recipe", {}).get("rounds", {}).get("n", 0)
+    return [*(run_dir / f"ppo-{k}" for k in range(rounds, 0, -1)), run_dir / "ppo"]
