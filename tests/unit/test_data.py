@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from scipy.sparse import csr_array
 
 from whelp.monitors.surface import CONFIDENT, HEDGED, is_flattering, repetition
 from whelp.text.formats import prompt_hash, read_demonstrations, read_principles, read_prompts, read_rankings
@@ -90,19 +91,18 @@ def words(text: str) -> list[str]:
     return re.findall(r"[\w+]+", text.casefold().replace("'", "").replace("’", ""))
 
 
-def share(left: np.ndarray) -> np.ndarray:
+def share(left: csr_array) -> np.ndarray:
     """Jaccard overlap [N N] of N sets, given as rows of 0 and 1."""
-    both = left @ left.T
+    both = (left @ left.T).toarray()
     sizes = left.sum(axis=1)
     return both / np.maximum(sizes[:, None] + sizes[None] - both, 1)
 
 
-def membership(sets: list[set[str]]) -> np.ndarray:
+def membership(sets: list[set[str]]) -> csr_array:
     index = {item: i for i, item in enumerate(sorted(set().union(*sets)))}
-    matrix = np.zeros((len(sets), len(index)), dtype=np.float32)
-    for row, items in enumerate(sets):
-        matrix[row, [index[item] for item in items]] = 1
-    return matrix
+    rows = np.repeat(np.arange(len(sets)), [len(items) for items in sets])
+    columns = [index[item] for items in sets for item in items]
+    return csr_array((np.ones(len(rows), dtype=np.float32), (rows, columns)), shape=(len(sets), len(index)))
 
 
 def similarities(texts: list[str]) -> np.ndarray:
@@ -111,9 +111,10 @@ def similarities(texts: list[str]) -> np.ndarray:
     trigrams = [{" ".join(ws[i : i + 3]) for i in range(len(ws) - 2)} or {" ".join(ws)} for ws in tokens]
     content = [(set(ws) - STOP_WORDS - {"<", ">"}) or set(ws) for ws in tokens]
     weights = membership([set(ws) for ws in content])
-    weights = weights * np.log(len(texts) / weights.sum(axis=0))
-    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
-    return np.maximum.reduce([share(membership(trigrams)), share(membership(content)), weights @ weights.T])
+    weights = weights.multiply(np.log(len(texts) / weights.sum(axis=0))[None]).tocsr()
+    weights = weights.multiply(1 / np.sqrt(weights.multiply(weights).sum(axis=1))[:, None]).tocsr()
+    cosine = (weights @ weights.T).toarray()
+    return np.maximum.reduce([share(membership(trigrams)), share(membership(content)), cosine])
 
 
 @cache

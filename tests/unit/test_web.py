@@ -3,58 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from html import unescape
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("fastapi")
-from fastapi.testclient import TestClient
+from web_helpers import HERE, PASSWORD, browser, filled, signed_in
 
-from whelp.feedback import accounts as accounts_module
 from whelp.feedback.accounts import Accounts
 from whelp.feedback.judgements import NewItem
 from whelp.feedback.store import Store
 from whelp.types import Message
-from whelp.web.app import create_app, own_path
+from whelp.web.accounts import own_path
 from whelp.web.markdown import render
 from whelp.web.security import HEADERS
 
-HERE = "http://localhost"
-PASSWORD = "correct horse battery"
-OURS = {"Origin": HERE}
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    from argon2 import PasswordHasher
-
-    cheap = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
-    monkeypatch.setattr(accounts_module, "hasher", lambda: cheap)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    store = Store(tmp_path / "x.db")
-    yield store
-    store.close()
-
-
-def browser(store: Store, **options: object) -> TestClient:
-    return TestClient(create_app(store, **options), base_url=HERE, headers=OURS)
-
-
-def filled(store: Store, count: int = 3, completions: int = 2) -> int:
-    project = store.add_project("helpful")
-    store.add_items(
-        project,
-        [
-            NewItem((Message("user", f"question {i}"),), tuple(f"answer {i}.{k}" for k in range(completions)))
-            for i in range(count)
-        ],
-    )
-    return project
+pytestmark = pytest.mark.usefixtures("quick_hashing")
 
 
 def form_of(page: str) -> tuple[str, str]:
@@ -122,7 +86,9 @@ def test_drafts_and_undone_votes_come_back(store: Store) -> None:
     client.post(action, data={"kind": "vote", "key": key, "rank": ["2", "1"], "comment": "sure"})
     page = client.get(f"/projects/{project}/annotate").text
     assert shown(page) == {}
-    back = client.post(f"/projects/{project}/undo", data={"key": undo_key(page)}, headers={"X-Requested-With": "fetch"})
+    back = client.post(
+        f"/projects/{project}/annotate/undo", data={"key": undo_key(page)}, headers={"X-Requested-With": "fetch"}
+    )
     assert form_of(back.text)[0] == action
     assert (shown(back.text)["ranks"], shown(back.text)["comment"]) == ([2, 1], "sure")
     assert store.votes(project) == []
@@ -151,11 +117,20 @@ def test_a_form_that_cannot_be_used(form: dict, status: int, message: str, store
     assert store.votes(project) == []
 
 
-@pytest.mark.parametrize("path", ["/projects/99/annotate", "/projects/-1/annotate"])
-def test_a_project_that_is_not_there(path: str, store: Store) -> None:
-    answer = browser(store).get(path)
-    assert answer.status_code == 409
-    assert "there is no project" in answer.text
+@pytest.mark.parametrize(
+    ("project", "status", "message"),
+    [
+        ("99", 409, "there is no project"),
+        ("-1", 409, "there is no project"),
+        ("x", 422, "project: "),
+        (str(2**63), 422, "project: "),
+    ],
+)
+def test_a_project_that_is_not_there(project: str, status: int, message: str, store: Store) -> None:
+    answer = browser(store).get(f"/projects/{project}/annotate")
+    assert answer.status_code == status
+    assert message in answer.text
+    assert "Back to the projects" in answer.text
 
 
 # -- accounts ---------------------------------------------------------------------------------------------------------
@@ -229,6 +204,7 @@ def test_markdown_is_shown_as_meant() -> None:
         "<p><strong>bold</strong> and <code>code</code></p>\n<ul>\n<li>a</li>\n<li>b</li>\n</ul>\n"
     )
     assert "<td>1</td>" in render("| a |\n|---|\n| 1 |")
+    assert render("a \ud83d b") == "<p>a ? b</p>\n"
     assert render("2 < 3 & <b>") == "<p>2 &lt; 3 &amp; &lt;b&gt;</p>\n"
 
 
@@ -277,16 +253,13 @@ def test_a_made_up_cookie_is_nobody(cookie: str, store: Store) -> None:
     client = browser(store, host_names=None)
     client.headers["Cookie"] = f"whelp_sign_in={cookie}"
     assert client.get("/").url.path == "/sign_in"
-    assert client.post("/projects/1/undo", data={"key": "a" * 32}).status_code == 401
+    assert client.post("/projects/1/annotate/undo", data={"key": "a" * 32}).status_code == 401
 
 
 def test_nobody_judges_the_task_of_another(store: Store) -> None:
-    project, users = filled(store), Accounts(store)
-    clients = []
+    project, clients = filled(store), []
     for name in ("ann", "eve"):
-        users.add(name, PASSWORD, "annotator")
-        clients.append(browser(store, host_names=None))
-        clients[-1].post("/sign_in", data={"name": name, "password": PASSWORD})
+        clients.append(signed_in(store, name, "annotator"))
     ann, eve = clients
     action, key = form_of(ann.get(f"/projects/{project}/annotate").text)
     stolen = eve.post(action, data={"kind": "vote", "key": key, "rank": ["1", "2"]})

@@ -115,8 +115,13 @@ def _environment() -> Environment:
     return environment
 
 
+def training_plots(data: RunData) -> dict[str, Markup]:
+    """The curves of what was trained, or still is; "" where there is nothing to draw yet."""
+    return _ppo_plots(data.newest("ppo").log) | _losses(data)
+
+
 def _plots(data: RunData) -> dict[str, Markup]:
-    return _ppo_plots(data.newest("ppo").log) | _training_plots(data) | _forests(data)
+    return training_plots(data) | _forests(data)
 
 
 def _ppo_plots(log: Sequence[Json]) -> dict[str, Markup]:
@@ -137,7 +142,7 @@ def _ppo_plots(log: Sequence[Json]) -> dict[str, Markup]:
     }
 
 
-def _training_plots(data: RunData) -> dict[str, Markup]:
+def _losses(data: RunData) -> dict[str, Markup]:
     sft, reward = data.stages["sft"], data.newest("reward")
     marks = {
         name: number(sft.result.get(key)) for name, key in (("before", "test_loss_before"), ("after", "test_loss"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 
 import nh3
 from markdown_it import MarkdownIt
@@ -21,6 +21,8 @@ def parser() -> MarkdownIt:
     return MarkdownIt("commonmark", {"html": False, "breaks": True}).enable(["table", "strikethrough"])
 
 
+@lru_cache(2048)
 def render(text: str) -> Markup:
     """Sanitised HTML: the parser lets no tag through, and what it makes itself is filtered once more."""
-    return Markup(nh3.clean(parser().render(text), tags=TAGS, attributes={}))
+    written = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return Markup(nh3.clean(parser().render(written), tags=TAGS, attributes={}))
