@@ -19,6 +19,14 @@ def test_a_killed_server_loses_no_vote_and_doubles_none(database: str, tmp_path:
     assert len(found.acknowledged) >= 16
 
 
+@pytest.mark.proof
+@pytest.mark.parametrize(("pause", "kills"), load.WAYS.values(), ids=load.WAYS)
+def test_a_minute_of_sixteen_people(database: str, pause: float, kills: int, tmp_path: Path) -> None:
+    found = load.vote_at_once(database, tmp_path, annotators=16, seconds=60, pause=pause, kills=kills)
+    assert found.kills == kills
+    assert len(found.acknowledged) >= 16
+
+
 @pytest.mark.parametrize("damage", ["lost", "doubled", "too many"])
 def test_the_check_of_a_load_can_fail(damage: str, tmp_path: Path) -> None:
     from feedback_helpers import items, vote

@@ -6,6 +6,7 @@ import re
 from html import unescape
 
 import pytest
+from markupsafe import escape
 
 pytest.importorskip("fastapi")
 from web_helpers import HERE, PASSWORD, browser, filled, signed_in
@@ -292,3 +293,35 @@ def test_every_answer_says_what_the_page_never_does(store: Store) -> None:
 )
 def test_signing_in_leads_to_no_other_site(to: str, path: str) -> None:
     assert own_path(to) == path
+
+
+INJECTIONS = [
+    "'; DROP TABLE revisions; --",
+    "' OR '1'='1",
+    '"); DELETE FROM users; --',
+    "%' AND 1=(SELECT 1)--",
+    "{{7*7}}",
+]
+
+
+@pytest.mark.parametrize("text", INJECTIONS)
+def test_what_is_typed_is_text_and_no_statement(text: str, store: Store) -> None:
+    client = browser(store)
+    client.post("/projects", data={"name": text})
+    project = store.project(text)
+    store.add_items(project, [NewItem((Message("user", text),), (text, f"{text} again"))])
+    action, key = form_of(client.get(f"/projects/{project}/annotate").text)
+    client.post(action.replace("judge", "draft"), json={"comment": text})
+    client.post(action, data={"kind": "vote", "key": key, "rank": ["1", "2"], "comment": text})
+    [vote] = store.votes(project)
+    assert vote.comment == text
+    assert store.items(project)[0].completions == (text, f"{text} again")
+    page = client.get(f"/projects/{project}").text
+    assert escape(text) in page
+    assert "49" not in page.partition("<h1>")[2].partition("</h1>")[0]
+    Accounts(store).add("ann", PASSWORD, "admin")
+    for name, password in ((text, PASSWORD), ("ann", text)):
+        refused = browser(store, host_names=None).post("/sign_in", data={"name": name, "password": password, "to": "/"})
+        assert refused.status_code == 401
+    assert client.get(f"/projects/{project}/export/{text}").status_code in (404, 409)
+    assert [person.name for person in Accounts(store).people()] == ["ann", "you"]
