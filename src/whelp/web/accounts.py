@@ -85,9 +85,10 @@ def change(
     return RedirectResponse("/people", 303)
 
 
-def people_page(request: Request, user: SignedIn, **seen: str) -> Response:
+def people_page(request: Request, user: SignedIn, link: str = "", role: str = "") -> Response:
+    """`link`: one that was just made, for somebody of `role`."""
     found = accounts_of(request).people()
-    return page(request, "people.html", user=user, people=found, roles=ROLES, local_user=LOCAL_USER, **seen)
+    return page(request, "people.html", user=user, people=found, roles=ROLES, link=link, role=role)
 
 
 def to_sign_in(request: Request) -> Response:
