@@ -10,7 +10,8 @@ BIN := $(VENV)/bin
 WORKS := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3; do \
 	if $$python -c "$(WORKS)" >/dev/null 2>&1; then echo $$python; break; fi; done)
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Not compiled ahead: of the thousands of files that come along few are ever imported.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 ARGS ?=
 
 .PHONY: run test proof lint clean

@@ -84,7 +84,7 @@ def test_ppo_learns_to_say_a_token(tiny_model_folder, chat: Chat, compute: Compu
     assert lines[-1]["objective/entropy"] < lines[0]["objective/entropy"]
 
 
-@pytest.mark.parametrize("advantage", ["rloo", "grpo"])
+@pytest.mark.parametrize("advantage", ["rloo", pytest.param("grpo", marks=pytest.mark.proof)])
 def test_without_a_critic_it_learns_to_say_a_token_too(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, advantage: str
 ) -> None:
@@ -94,6 +94,7 @@ def test_without_a_critic_it_learns_to_say_a_token_too(
     assert "loss/policy_avg" in lines[0], "there is no critic to wait for"
 
 
+@pytest.mark.proof
 def test_with_a_shared_critic_it_learns_to_say_a_token_too(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_another_temperature_in_sampling_than_in_training_is_seen(
     assert line["sampler/mismatch"] > 0.02
 
 
+@pytest.mark.proof
 def test_a_strong_leash_holds(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
     lines = train(tiny_model_folder("llama"), chat, compute, tmp_path, kl_coef=10.0, learning_rate=1e-3)
     assert max(line["objective/kl"] for line in lines) < 0.3

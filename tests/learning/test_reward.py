@@ -138,6 +138,7 @@ def test_a_loop_of_the_best_answer_is_told_apart_once_it_is_shown_as_a_negative(
     assert shown["accuracy_interval"]["low"] > 0.75
 
 
+@pytest.mark.proof
 def test_smoothing_makes_less_sure_and_centring_holds_the_scores_at_zero(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:
@@ -189,7 +190,7 @@ def test_an_ensemble_learns_from_bootstraps_and_each_member_has_its_zero(
     assert max(shifts) - min(shifts) > 1e-2, "their zeros differ, or one shift would do"
 
 
-@pytest.mark.parametrize("members", [1, 3])
+@pytest.mark.parametrize("members", [1, pytest.param(3, marks=pytest.mark.proof)])
 def test_it_doubts_its_score_of_what_nobody_ranked(
     members: int, tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:
