@@ -15,6 +15,7 @@ from report_helpers import put_lines
 from web_helpers import browser
 
 from whelp.errors import DataError
+from whelp.feedback.judgements import NewItem
 from whelp.feedback.store import Store
 from whelp.report import write_report
 from whelp.text.formats import read_rankings
@@ -227,6 +228,17 @@ def test_a_choice_that_there_is_not(store: Store) -> None:
         assert client.post(f"/playground/tasks/{last['task']}/vote", json=body).status_code in (409, 422)
     assert client.post("/playground/tasks/99/vote", json={"best": 0, "key": "a" * 32}).status_code == 409
     assert store.votes(store.project(PROJECT)) == []
+
+
+def test_who_wrote_what_is_told_in_the_playground_alone(store: Store) -> None:
+    _, client = playground(store, base="Um.", sft="Hello!")
+    asked(client)
+    project = store.add_project("blind")
+    store.add_items(project, [NewItem((Message("user", "hello"),), ("a", "b"), ("base", "sft"))])
+    task = store.take(project, store.user_named("you"))
+    answer = client.post(f"/playground/tasks/{task.assignment}/vote", json={"best": 0, "key": "a" * 32})
+    assert (answer.status_code, "sft" in answer.text) == (409, False)
+    assert store.votes(project) == []
 
 
 def test_without_models_there_is_no_playground(store: Store) -> None:

@@ -211,10 +211,13 @@ class Store:
             task.order = list(range(len(item.completions)))
             return task.id
 
-    def sources(self, user: int, assignment: int) -> list[str]:
-        """Who wrote each completion of a task, as they stand there. Raises `DataError` where the task is not the user's."""
+    def sources(self, project: int, user: int, assignment: int) -> list[str]:
+        """Who wrote each completion of a task, as they stand there. Raises `DataError` where the task is not the user's, or is
+        another project's: who judges there is not to know."""
         with self.reading() as session:
             task = own_task(session, user, assignment)
+            if task.project_id != project:
+                raise DataError(f"task {assignment} is none of this project's; reload the page to go on with your own.")
             written = session.get_one(Item, task.item_id).sources
             return [written[completion] for completion in task.order]
 

@@ -121,7 +121,7 @@ def ask(request: Request, user: Annotator, question: Question) -> StreamingRespo
 def vote(request: Request, task: Id, user: Annotator, choice: Choice) -> dict[str, Any]:
     """Who said what, once the vote is in: `sources` of the task's completions."""
     store = store_of(request)
-    sources = store.sources(user.user, task)
+    sources = store.sources(store.project(PROJECT), user.user, task)
     if choice.best is not None and choice.best >= len(sources):
         raise DataError(f"best: got {choice.best}; there are {len(sources)} answers.")
     ranks = tuple(1 if choice.best in (None, place) else 2 for place in range(len(sources)))
