@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -62,6 +63,16 @@ OWN = {
     },
 }
 GPT2 = {"n_embd": 32, "n_layer": 4, "n_head": 4, "n_positions": 128, "initializer_range": 0.2}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.option.markexpr and (typecheck := sys.modules.get("typecheck")) is not None:
+        typecheck.FirstCalls.limit = sys.maxsize
+
+
+def pytest_runtest_setup() -> None:
+    if (typecheck := sys.modules.get("typecheck")) is not None:
+        typecheck.FirstCalls.calls = 0
 
 
 @pytest.fixture(scope="session", autouse=True)

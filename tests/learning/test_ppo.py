@@ -124,6 +124,7 @@ def test_a_strong_leash_holds(tiny_model_folder, chat: Chat, compute: Compute, t
     assert max(line["objective/kl"] for line in lines) < 0.3
 
 
+@pytest.mark.proof
 def test_the_adaptive_leash_follows_the_kl(tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path) -> None:
     target, horizon = 0.5, 640
     lines = train(

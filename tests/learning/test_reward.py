@@ -122,6 +122,7 @@ def test_the_zero_is_the_demonstrations_and_the_unit_the_policys_samples(
     assert units[0.2] != pytest.approx(units[1.5], rel=0.01), "the unit is that of the temperature"
 
 
+@pytest.mark.proof
 def test_a_loop_of_the_best_answer_is_told_apart_once_it_is_shown_as_a_negative(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:

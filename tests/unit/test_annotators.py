@@ -1,4 +1,4 @@
-"""Sixteen people at once for a few seconds, on SQLite and on a real PostgreSQL, and a server that is killed while they vote.
+"""Sixteen people at once for two seconds, on SQLite and on a real PostgreSQL, and a server that is killed while they vote.
 The long load is in benchmarks/annotators.py."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ load = pytest.importorskip("annotators", reason="benchmarks/ lies beside tests/"
 
 
 def test_a_killed_server_loses_no_vote_and_doubles_none(database: str, tmp_path: Path) -> None:
-    found = load.vote_at_once(database, tmp_path, annotators=16, seconds=4, pause=0.1, kills=1, items=400)
+    found = load.vote_at_once(database, tmp_path, annotators=16, seconds=2, pause=0.1, kills=1, items=400)
     assert found.kills == 1
     assert len(found.acknowledged) >= 16
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
@@ -14,12 +14,14 @@ from markupsafe import Markup
 
 from whelp.errors import RunError
 from whelp.feedback.accounts import SignedIn
-from whelp.report.collect import RunData, collect
-from whelp.report.render import REPORT, training_plots
 from whelp.runs.manifest import MANIFEST
 from whelp.web.pages import page
 from whelp.web.security import DRAWN, at_least
 
+if TYPE_CHECKING:  # drawing takes most of the time in which a server starts, and many never draw
+    from whelp.report.collect import RunData
+
+REPORT = "report.html"
 routes = APIRouter()
 Admin = Annotated[SignedIn, Depends(at_least("admin"))]
 PLOTS = {
@@ -43,6 +45,8 @@ class Plots:
         self.drawn: dict[str, tuple[Any, Mapping[str, Markup]]] = {}
 
     def of(self, name: str, data: RunData) -> Mapping[str, Markup]:
+        from whelp.report.render import training_plots
+
         state = [(stage.name, stage.fingerprint, len(stage.log)) for stage in data.stages.values()]
         with self.lock:
             if name not in self.drawn or self.drawn[name][0] != state:
@@ -95,6 +99,8 @@ def _folder(request: Request, name: str) -> Path:
 
 
 def _drawn_page(request: Request, template: str, user: SignedIn, name: str, step: int | None) -> Response:
+    from whelp.report.collect import collect
+
     data = collect(_folder(request, name))
     plots = request.app.state.plots.of(name, data)
     steps = list(dict.fromkeys(rollout.step for rollout in data.rollouts if rollout.step is not None))
