@@ -27,6 +27,7 @@ proof: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q $(ARGS)
 
 lint: $(VENV)/.installed-dev
+	@$(PIP) -e ".[lint]"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright

@@ -145,7 +145,7 @@ def test_the_closed_form_is_the_best_there_is(source: Callable[[int], Path], cha
         assert world.objective(torch.log_softmax(log_star + noise, 1), log_ref) < world.objective(log_star, log_ref)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_ppo_goes_to_the_known_optimum(
     source: Callable[[int], Path], chat: Chat, compute: Compute, tmp_path: Path, record_property: Record
 ) -> None:
