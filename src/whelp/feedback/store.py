@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from whelp.errors import DataError
@@ -309,8 +309,10 @@ class Store:
         """Ask for the items of highest priority first, and at random for those that have none here."""
         with self.writing() as session:
             session.execute(update(Item).where(Item.project_id == project).values(place=Item.shuffle))
-            for item, priority in priorities.items():
-                session.execute(update(Item).where(Item.project_id == project, Item.id == item).values(place=-priority))
+            if priorities:
+                one = update(Item).where(Item.project_id == project, Item.id == bindparam("item"))
+                places = [{"item": item, "to": -priority} for item, priority in priorities.items()]
+                session.connection().execute(one.values(place=bindparam("to")), places)
 
     def change_rules(self, project: int, **rules: Any) -> None:
         """Raises `DataError` where there is no such project."""
