@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -241,14 +240,14 @@ def export(
     whelp annotate export helpful pairs.jsonl --format preference
     """
     from whelp.errors import ConfigError
-    from whelp.feedback.export import FORMATS, rows_of
+    from whelp.feedback.export import FORMATS, as_lines, rows_of
     from whelp.runs.files import write_text_atomic
 
     if format not in FORMATS:
         raise ConfigError(f"--format: given {format!r}; expected one of {', '.join(FORMATS)}")
     with opened(database) as store:
         found, left_out = rows_of(store, store.project(project), format)  # pyright: ignore[reportArgumentType]
-    write_text_atomic(to, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found))
+    write_text_atomic(to, as_lines(found))
     typer.echo(f"{to}: {len(found)} records ({format})")
     for name, count in left_out.items():
         print_line("left out", f"{count} {name}; --format raw keeps them", "yellow")

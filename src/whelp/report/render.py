@@ -20,9 +20,8 @@ from whelp.report.collect import Preferences, RunData, Stage, collect
 from whelp.report.plots import Line, from_log
 from whelp.report.samples import Group, changes, fit, group, shorten
 from whelp.runs.files import write_text_atomic
-from whelp.runs.manifest import kind_of
+from whelp.runs.manifest import REPORT, kind_of
 
-REPORT = "report.html"
 _PAGE_BYTES = 1_900_000
 _CHANGES_SHOWN = 6
 _PPO_KEYS = {

@@ -18,6 +18,7 @@ from whelp.errors import RunError
 from whelp.runs.checkpoint import checkpoints
 from whelp.runs.files import as_run_error, canonical_json, plain, read_json, sha256_json, write_json_atomic
 
+REPORT = "report.html"
 STARTED, DONE, MANIFEST, TRAINING_PROMPTS = "STARTED.json", "DONE.json", "manifest.json", "training_prompts.json"
 
 

@@ -17,7 +17,7 @@ from fastapi.responses import RedirectResponse, Response
 from whelp.errors import ConfigError, DataError
 from whelp.feedback.accounts import SignedIn
 from whelp.feedback.database import DATABASE_VARIABLE
-from whelp.feedback.export import FORMATS, rows_of
+from whelp.feedback.export import FORMATS, as_lines, rows_of
 from whelp.feedback.statistics import PUBLISHED, statistics
 from whelp.feedback.store import Store
 from whelp.runs.files import read_json
@@ -155,7 +155,7 @@ def export(request: Request, project: Id, format: str, user: Admin) -> Response:
     name = re.sub(r"\W+", "-", store.rules(project).name, flags=re.ASCII).strip("-") or "votes"
     found, _ = rows_of(store, project, format)  # pyright: ignore[reportArgumentType]
     return Response(
-        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found),
+        as_lines(found),
         media_type="application/jsonl",
         headers={"Content-Disposition": f'attachment; filename="{name}-{format}.jsonl"'},
     )

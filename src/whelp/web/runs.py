@@ -14,14 +14,13 @@ from markupsafe import Markup
 
 from whelp.errors import RunError
 from whelp.feedback.accounts import SignedIn
-from whelp.runs.manifest import MANIFEST
+from whelp.runs.manifest import MANIFEST, REPORT
 from whelp.web.pages import page
 from whelp.web.security import DRAWN, at_least
 
 if TYPE_CHECKING:  # drawing takes most of the time in which a server starts, and many never draw
     from whelp.report.collect import RunData
 
-REPORT = "report.html"
 routes = APIRouter()
 Admin = Annotated[SignedIn, Depends(at_least("admin"))]
 PLOTS = {
@@ -101,7 +100,8 @@ def _folder(request: Request, name: str) -> Path:
 def _drawn_page(request: Request, template: str, user: SignedIn, name: str, step: int | None) -> Response:
     from whelp.report.collect import collect
 
-    data = collect(_folder(request, name))
+    folder = _folder(request, name)
+    data = collect(folder)
     plots = request.app.state.plots.of(name, data)
     steps = list(dict.fromkeys(rollout.step for rollout in data.rollouts if rollout.step is not None))
     shown = step if step in steps else (steps[-1] if steps else None)
@@ -118,7 +118,7 @@ def _drawn_page(request: Request, template: str, user: SignedIn, name: str, step
         step=shown,
         is_newest=step not in steps,
         rollouts=[rollout for rollout in data.rollouts if rollout.step == shown],
-        has_report=(_folder(request, name) / REPORT).is_file(),
+        has_report=(folder / REPORT).is_file(),
     )
     response.headers["Content-Security-Policy"] = DRAWN
     return response
