@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from pipeline_helpers import WORDS, write_jsonl
+from sqlalchemy import select
 from typer.testing import CliRunner
 
 from whelp.cli import app
@@ -15,6 +16,7 @@ from whelp.conversation import Panel, Speaker
 from whelp.engines.base import SamplingParams
 from whelp.errors import DataError
 from whelp.feedback.judgements import Judgement
+from whelp.feedback.schema import Item
 from whelp.feedback.store import Store
 from whelp.labelling import doubt
 from whelp.runs.files import read_json
@@ -117,9 +119,11 @@ def test_label_train_and_what_it_is_least_sure_of_comes_first(tiny_model_folder,
     cem = store.add_user("cem", "annotator")
     at_random = []
     while (task := store.take(1, cem)) is not None:
-        at_random.append("hmm hmm hmm" in task.completions)
+        at_random.append(task.messages[0].content)
         store.submit(cem, task.assignment, Judgement("skip"), f"cem-{task.assignment}-request")
-    assert not all(at_random[:15])
+    with store.reading() as session:
+        drawn = session.scalars(select(Item).where(~Item.is_full).order_by(Item.shuffle))
+        assert at_random == [item.messages[0]["content"] for item in drawn], "the order drawn when they came in"
     store.close()
 
 
