@@ -176,3 +176,22 @@ class Revision(Base):
     seconds: Mapped[float] = mapped_column(Seconds)
     """From the moment that the item was shown."""
     created_at: Mapped[float] = mapped_column(Seconds)
+
+
+class Reply(Base):
+    """What an endpoint that judges said to a request: asked again, it is read here and paid for once."""
+
+    __tablename__ = "replies"
+
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    key: Mapped[str] = mapped_column(String(64), unique=True)
+    """Hash of `request`."""
+    model: Mapped[str]
+    request: Mapped[dict[str, Any]] = mapped_column(JSON)
+    reply: Mapped[dict[str, Any]] = mapped_column(JSON)
+    """What was read of it: the text, and the likeliest first tokens where the endpoint gives them."""
+    tokens_in: Mapped[int] = mapped_column(BigInteger)
+    tokens_out: Mapped[int] = mapped_column(BigInteger)
+    cost: Mapped[float] = mapped_column(Float(53))
+    """In the endpoint's currency, by the prices of the day."""
+    created_at: Mapped[float] = mapped_column(Seconds)
