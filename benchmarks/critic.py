@@ -25,7 +25,6 @@ from whelp.engines.base import Held, ModelSpec, Term
 from whelp.engines.batching import response_index
 from whelp.engines.devices import choose
 from whelp.engines.local import LocalEngine
-from whelp.jobs import ppo_optimizer
 from whelp.maths.policy import ValueLoss, ValueTargets
 from whelp.models.loading import load_tokenizer
 from whelp.recipes import load_recipe
@@ -33,6 +32,7 @@ from whelp.rewards.rules import CheckerReward
 from whelp.stages.ppo import batch_of_prompts, explained_variance, minibatches, sample
 from whelp.text.chat import Chat, sampled
 from whelp.text.formats import read_prompts
+from whelp.training import ppo_optimizer
 from whelp.types import Completion
 
 

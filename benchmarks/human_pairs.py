@@ -29,7 +29,6 @@ from torch import Tensor
 
 from whelp.engines.base import Metrics, Term
 from whelp.engines.local import LocalEngine, LocalHeld
-from whelp.jobs import optimizer
 from whelp.maths.stats import clustered_bootstrap, clusters_of
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
@@ -40,6 +39,7 @@ from whelp.stages.comparisons import right, strict_pairs
 from whelp.stages.context import Stage
 from whelp.stages.trust import answer_scores, compare
 from whelp.text.formats import read_rankings
+from whelp.training import optimizer
 from whelp.types import Ranking, Sequences
 from whelp.workplace import Workplace
 

@@ -98,7 +98,8 @@ def identity(recipe: Recipe) -> dict[str, Any]:
     """What decides the numbers, but for code and machine: the settings of the recipe's stages, and a hash of each data file
     that they read."""
     everything = settings_of(recipe)
-    unused = sections().keys() - set(recipe.stages)
+    used = {*recipe.stages, *(["constitution"] if {"revise", "feedback"} & set(recipe.stages) else [])}
+    unused = sections().keys() - used
     settings = {name: value for name, value in everything.items() if name not in unused}
     text = canonical_json(settings)
     return {"settings": settings, "data": {f.stem: sha256_file(f) for f in DATA if f"builtin:{f.stem}" in text}}

@@ -17,7 +17,6 @@ from whelp.engines import local
 from whelp.engines.base import SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.engines.sampler import Row, Sampler
-from whelp.jobs import optimizer, ppo_optimizer
 from whelp.maths.preference import BradleyTerry
 from whelp.maths.shaping import RunningMoments
 from whelp.progress import PlainProgress
@@ -31,6 +30,7 @@ from whelp.stages.comparisons import rows_by_ranking
 from whelp.stages.context import epochs_of_batches
 from whelp.stages.reward import terms_of
 from whelp.text.chat import sampled
+from whelp.training import optimizer, ppo_optimizer
 from whelp.types import Message, Prompt, Ranking, Sequences
 from whelp.workplace import Workplace
 

@@ -27,7 +27,7 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    @field_validator("train_file", "test_file", "prompts", "output_dir", check_fields=False)
+    @field_validator("train_file", "test_file", "prompts", "principles", "output_dir", check_fields=False)
     @classmethod
     def _home(cls, value: Any) -> Any:
         """~ is the user's folder."""
@@ -218,6 +218,67 @@ class RoundsConfig(Section):
         return {} if self.label == "people" else parse(self.label)
 
 
+class ConstitutionConfig(Section):
+    """Constitutional AI: the model revises its own answers by written principles, and a judge ranks what it says."""
+
+    principles: str = Field("builtin:constitution", description="the constitution: a yaml file or builtin:<name>")
+    values: tuple[Literal["helpful", "honest", "harmless", "autonomy"], ...] = Field(
+        ("harmless",), description="whose principles are drawn: train_file tempts to harm"
+    )
+    train_file: str = Field(
+        "builtin:red_team",
+        description="prompts that are answered, revised and compared: a file, hub id or builtin:<name>",
+    )
+    human: Literal["all", "helpful", "none"] = Field(
+        "helpful",
+        description="people's rankings that the reward model learns from too; helpful: but for categories that begin with harm, "
+        "and so of the demonstrations, unless all",
+    )
+    rounds: Annotated[int, Field(ge=1, le=4)] = Field(2, description="critiques and revisions of each answer")
+    temperature: Rate = Field(0.7, description="temperature of answers, critiques and revisions")
+    max_new_tokens: PositiveInt = Field(96, description="longest answer, critique or revision in tokens")
+    filter: bool = Field(
+        True,
+        description="leave out revisions that a reward model, trained on people's rankings, finds worse than the answer",
+    )
+    num_generations: Annotated[int, Field(ge=2)] = Field(
+        4, description="answers to each prompt; every two are compared"
+    )
+    judge: Literal["reward", "choice", "verdict", "endpoint"] = Field(
+        "reward",
+        description="who compares: reward, a model trained on people's rankings; choice, a language model that is asked A or B; "
+        "verdict, one that is asked whether each answer keeps the principle; or endpoint, A or B by one behind an address",
+    )
+    thinking: bool = Field(False, description="a chain of thought before A or B; choice and endpoint")
+    judge_model: str | None = Field(
+        None,
+        description="the language model that judges: a folder, hub id or alias, or its name at the endpoint; empty: model",
+    )
+    examples: int = Field(
+        0, ge=0, le=32, description="pairs that people ranked, shown to a language model before each question"
+    )
+    principles_per_label: PositiveInt = Field(1, description="principles drawn for a pair; its label is their mean")
+    clamp: tuple[Fraction, Fraction] = Field(
+        (0.4, 0.6), description="between which the label of a chain of thought is kept, for it is too sure of itself"
+    )
+    calibrate: bool = Field(
+        True, description="divide the judge's log-odds by the temperature that fits pairs which people ranked"
+    )
+    trust_pairs: PositiveInt = Field(300, description="pairs that people ranked on which the judge is measured first")
+    allow_untrusted_labels: bool = Field(
+        False, description="learn from a judge even where it agrees with people no more than chance would"
+    )
+    provider: Literal["openai", "anthropic"] = Field("openai", description="whose protocol the endpoint speaks")
+    endpoint: str | None = Field(None, description="the endpoint's address; empty: the vendor's own")
+    concurrency: PositiveInt = Field(8, description="requests to the endpoint at one time")
+    votes: PositiveInt = Field(
+        5, description="times an endpoint without log-probabilities is asked; the share is the label"
+    )
+    price_in: float = Field(0.0, ge=0, description="the endpoint's price of a million tokens read")
+    price_out: float = Field(0.0, ge=0, description="the endpoint's price of a million tokens written")
+    max_cost: Rate | None = Field(None, description="stop asking the endpoint before this is passed; empty: no limit")
+
+
 class DPOConfig(Section):
     """Direct preference optimisation: the rankings of reward.train_file move the policy, without a reward model."""
 
@@ -265,13 +326,14 @@ class Recipe(Section):
     )
     trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
-    stages: tuple[Literal["sft", "reward", "ppo", "dpo", "evaluate", "report"], ...] = Field(
+    stages: tuple[Literal["sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "report"], ...] = Field(
         ("sft", "reward", "ppo", "evaluate", "report"), description="what is run, in this order"
     )
     sft: SFTConfig = Field(default_factory=SFTConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
     ppo: PPOConfig = Field(default_factory=PPOConfig)
     rounds: RoundsConfig = Field(default_factory=RoundsConfig)
+    constitution: ConstitutionConfig = Field(default_factory=ConstitutionConfig)
     dpo: DPOConfig = Field(default_factory=DPOConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
 

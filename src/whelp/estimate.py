@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from whelp.config import Recipe
-from whelp.jobs import JUDGE_EPOCHS, MEASURED_RANKINGS, jobs_of, parts_of
+from whelp.constitution import ranked
+from whelp.jobs import JUDGE_EPOCHS, jobs_of, parts_of
 from whelp.preflight import scored_by
 from whelp.rewards.formula import functions
 from whelp.runs.files import nearest_existing
@@ -18,6 +19,7 @@ from whelp.runs.manifest import kind_of
 from whelp.splits import has_judge
 from whelp.stages.reward import POSTERIOR_RANKINGS
 from whelp.text.formats import read_demonstrations, read_prompts
+from whelp.training import MEASURED_RANKINGS
 from whelp.types import Ranking
 from whelp.workplace import Workplace
 
@@ -25,6 +27,8 @@ TOKENS_PER_WORD = 1.35
 BOOTSTRAPPED = 0.632
 """Share of the prompts that a member of an ensemble learns from."""
 PROMPT_TOKENS = 30
+ASKED_TOKENS = 60
+"""In what a principle asks."""
 OVERHEAD, OVERHEAD_IN_FLOAT32 = 1.7, 1.2
 """Heads, softmax over the vocabulary, optimizer, Python, as a multiple of the layers: they weigh more where layers are fast. The
 default's stages took 1.0 to 1.4 times their layers in float32, and 1.4 to 2 times in bfloat16."""
@@ -176,13 +180,21 @@ def _sft_layers(recipe: Recipe, size: Size) -> int:
 def _reward(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     split = place.rankings
     labelled = place.round * _labelled(recipe, place)
-    learned = _ranked_tokens(split.train) + _answers(recipe, labelled, recipe.rounds.num_generations, size, speed)[2]
-    seconds, tokens = _preferences(recipe, len(split.train), learned, split.held_out, 1, size, speed)
+    people = ranked(recipe.constitution, split.train) if place.has_feedback else split.train
+    pairs = _pairs(recipe, place) if place.has_feedback else 0.0
+    learned = _ranked_tokens(people) + _answers(recipe, labelled, recipe.rounds.num_generations, size, speed)[2]
+    learned += 2 * pairs * (PROMPT_TOKENS + 0.7 * recipe.constitution.max_new_tokens)
+    seconds, tokens = _preferences(recipe, round(len(people) + pairs), learned, split.held_out, 1, size, speed)
     curve = recipe.reward.learning_curve
     if again := recipe.reward.shuffles + sum(curve) + bool(curve and not recipe.reward.is_like_its_controls):
         once = 6 * size.branch * learned * recipe.reward.num_train_epochs / speed.train
         seconds += again * once + 2 * size.trunk * tokens / speed.forward  # one pass of the trunk serves them all
     return seconds, tokens
+
+
+def _labeller(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    split = place.rankings
+    return _preferences(recipe, len(split.train), _ranked_tokens(split.train), split.held_out, 1, size, speed)
 
 
 def _judge(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
@@ -252,6 +264,34 @@ def _label(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[
     return seconds + scored * 2 * size.total * tokens / speed.forward, tokens
 
 
+def _revise(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    """An answer, and a critique and a revision a round; each reads what was said before it."""
+    config, count = recipe.constitution, len(place.red_team.records)
+    turns = 1 + 2 * config.rounds
+    written = count * turns * config.max_new_tokens * 0.7
+    read = count * (turns * PROMPT_TOKENS + 2 * config.rounds * (config.max_new_tokens + ASKED_TOKENS))
+    return 2 * size.total * (written / speed.decode + read / speed.forward), 0
+
+
+def _pairs(recipe: Recipe, place: Workplace) -> float:
+    """That a judge labels."""
+    answers = recipe.constitution.num_generations
+    return len(place.red_team.records) * answers * (answers - 1) / 2
+
+
+def _feedback(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    """Answers, and every two of them judged in both orders; an endpoint's time is not known."""
+    config, count = recipe.constitution, len(place.red_team.records)
+    answer = PROMPT_TOKENS + config.max_new_tokens * 0.7
+    written = count * config.num_generations * config.max_new_tokens * 0.7
+    pairs = _pairs(recipe, place) * config.principles_per_label
+    each = {"reward": 0.0, "endpoint": 0.0, "choice": 2 * answer + ASKED_TOKENS, "verdict": answer + ASKED_TOKENS}
+    thought = 2 * pairs * config.max_new_tokens * 0.7 if config.thinking and config.judge == "choice" else 0.0
+    read = 2 * (pairs + config.trust_pairs) * each[config.judge] * (1 + config.examples)
+    read += count * config.num_generations * answer * (2 if config.judge == "reward" else 1)
+    return 2 * size.total * ((written + thought) / speed.decode + read / speed.forward), 0
+
+
 def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
     config = recipe.ppo
     prompts = config.total_episodes / config.num_generations
@@ -286,7 +326,7 @@ def _memory(size: Size, held_tokens: float) -> float:
 def _disk(size: Size, stage: str) -> float:
     model = 2 * size.total / 1e6
     checkpoint = 24 * size.branch / 1e6 if stage == "ppo" else 12 * size.branch / 1e6
-    return 5.0 if stage in ("evaluate", "label") else model + checkpoint
+    return 5.0 if stage in ("evaluate", "label", "revise", "feedback") else model + checkpoint
 
 
 def _state(place: Workplace, name: str, parts: dict) -> str:
@@ -298,6 +338,9 @@ ESTIMATES: dict[str, Callable[[Recipe, Workplace, Size, Speed], tuple[float, flo
     "sft": _sft,
     "reward": _reward,
     "judge": _judge,
+    "labeller": _labeller,
+    "revise": _revise,
+    "feedback": _feedback,
     "label": _label,
     "ppo": _ppo,
     "dpo": _dpo,

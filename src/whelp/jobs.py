@@ -6,97 +6,42 @@ The stages themselves know no files and no engine; here they meet both.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from operator import attrgetter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from whelp import rounds
-from whelp.config import DPOConfig, PPOConfig, Recipe, RewardConfig, SFTConfig
-from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
-from whelp.engines.local import LocalEngine
-from whelp.models.export import class_name
-from whelp.models.loading import has_vocabulary
+from whelp import constitution, rounds
+from whelp.config import Recipe
+from whelp.job import Job, code_inputs, data_input, file_input, rankings_inputs, settings, sft_inputs
 from whelp.models.sources import resolve
-from whelp.rewards.formula import functions
-from whelp.runs.files import as_run_error, read_json, sha256_file
-from whelp.runs.manifest import DONE, Run, fingerprint_parts, kind_of
+from whelp.runs.files import read_json
+from whelp.runs.manifest import DONE, Run, fingerprint_parts
 from whelp.scorers import critic, members_in, scorer, where_trusted
-from whelp.splits import has_judge, held_out_fraction, refuse_trained, split_demonstrations
-from whelp.stages import controls, dpo, evaluate, on_policy, ppo, reward, sft
-from whelp.stages.context import spread
-from whelp.text.formats import Loaded, read_prompts, with_one_id
-from whelp.types import Ranking
-from whelp.workplace import Input, Workplace
+from whelp.splits import has_judge, refuse_trained, split_demonstrations
+from whelp.stages import dpo, evaluate, on_policy, ppo
+from whelp.text.formats import read_prompts, with_one_id
+from whelp.training import export, optimizer, ppo_optimizer, say_notes, tell_truncated, train_reward_model, train_sft
+from whelp.workplace import REVISED, Input, Workplace
 
 JUDGE_SEED = 1_000
 JUDGE_EPOCHS = 2
 """Times the reward model's: the judge starts from the raw model, which prefers that harm is helped."""
-MEASURED_RANKINGS = 300
-"""Of those that a reward model never saw: scoring them all would take as long as the training."""
 BRIEF = "builtin:brief"
-
-
-@dataclass(frozen=True)
-class Job:
-    """One stage: what it depends on, and what it does in the workplace of its round."""
-
-    name: str
-    settings: Callable[[Workplace], dict[str, Any]]
-    inputs: Callable[[Workplace], dict[str, Input]]
-    """What is read, by name."""
-    work: Callable[[Workplace], dict[str, Any]]
-    what: str
-    round: int = 0
-
-
-def settings(*sections: str) -> Callable[[Workplace], dict[str, Any]]:
-    """Those sections of the recipe, and what every model depends on."""
-    common = ("seed", "dtype", "trainable_layers", "system_prompt")
-
-    def read(place: Workplace) -> dict[str, Any]:
-        whole = place.recipe.model_dump(mode="json")
-        chosen = {name: whole[name] for name in (*common, *sections)}
-        chosen.get("ppo", {}).pop("save_steps", None)
-        chosen.get("ppo", {}).pop("save_total_limit", None)
-        return chosen
-
-    return read
-
-
-def data_input(loaded: Loaded[Any]) -> Input:
-    return Input(loaded.path, loaded.sha256)
-
-
-def file_input(file: Path) -> Input:
-    """One that an earlier stage or people write."""
-    return Input(str(file), sha256_file(file) if file.exists() else "not made yet")
 
 
 # -- sft --------------------------------------------------------------------------------------------------------------
 
 
-def sft_inputs(place: Workplace) -> dict[str, Input]:
-    return {
-        "model": place.model_input(place.base),
-        "demonstrations": data_input(place.demonstrations),
-    }
+def sft_settings(place: Workplace) -> dict[str, Any]:
+    """The helpful model is to have learned no more from people than what learns from its revisions."""
+    return constitution.revised_settings(place) if "revise" in place.recipe.stages else settings("sft")(place)
 
 
 def sft_work(place: Workplace) -> dict[str, Any]:
-    config = place.recipe.sft
-    place.tell(place.demonstrations)
-    train, held_out = split_demonstrations(place.demonstrations, config.test_fraction)
-    place.record_prompts("sft", place.base)
-    engine = place.engine(place.base, config.max_length)
-    layers = place.recipe.sft_layers
-    engine.add("policy", place.spec(place.base, trainable_layers=layers, optimizer=optimizer(config)))
-    say_notes(place, engine, "policy")
-    result = sft.train(engine, engine.chat, train, held_out, config, place.stage("sft"))
-    tell_truncated(place, result, "sft")
-    export(place, engine, "policy", "sft")
-    return result
+    train, held_out = split_demonstrations(place.demonstrations, place.recipe.sft.test_fraction)
+    if "revise" in place.recipe.stages:
+        train = constitution.wrote(place.recipe.constitution, train)
+    return train_sft(place, "sft", train, held_out)
 
 
 # -- reward and judge -------------------------------------------------------------------------------------------------
@@ -107,23 +52,11 @@ def reward_source(place: Workplace) -> Path:
     return resolve(named, place.progress.say) if named else place.policy
 
 
-def rankings_inputs(place: Workplace) -> dict[str, Input]:
-    split = place.rankings
-    inputs = {"rankings": data_input(split.loaded)}
-    if split.test is not None:
-        inputs["test_rankings"] = data_input(split.test)
-    else:
-        inputs["split"] = Input(
-            split.loaded.path, f"{held_out_fraction(place.recipe):g} of the prompts held out, by what is said first"
-        )
-    if place.recipe.reward.contradictions == "drop":
-        inputs["contradictions"] = Input(split.loaded.path, "dropped")
-    return inputs
-
-
 def reward_settings(place: Workplace) -> dict[str, Any]:
     """Its unit is the spread of the policy's samples as PPO will draw them."""
     chosen = settings("reward")(place)
+    if place.has_feedback:
+        chosen["constitution"] = {"human": place.recipe.constitution.human}
     if place.policy != place.base:
         chosen["ppo"] = {name: getattr(place.recipe.ppo, name) for name in ("temperature", "response_length")}
     return chosen
@@ -133,6 +66,8 @@ def reward_inputs(place: Workplace) -> dict[str, Input]:
     inputs = {"model": place.model_input(reward_source(place))} | rankings_inputs(place)
     if place.policy != place.base:
         inputs |= {"policy": place.model_input(place.policy), "demonstrations": data_input(place.demonstrations)}
+    if place.has_feedback:
+        inputs["feedback"] = file_input(place.run.stage_dir("feedback") / constitution.PREFERENCES)
     return inputs | {folder.name: file_input(folder / rounds.RANKED) for folder in rounds.folders(place)}
 
 
@@ -142,7 +77,11 @@ def reward_work(place: Workplace) -> dict[str, Any]:
     if split.test is not None:
         place.tell(split.test)
     place.progress.say(f"the reward model starts from {reward_source(place)}")
-    train = with_one_id([*split.train, *rounds.labelled(place)])
+    people, judged = split.train, constitution.labelled(place)
+    if judged:
+        people = constitution.ranked(place.recipe.constitution, people)
+        place.progress.say(f"it learns from {len(people)} rankings by people and {len(judged)} labels of a judge")
+    train = with_one_id([*people, *judged, *rounds.labelled(place)])
     return train_reward_model(place, place.named("reward"), reward_source(place), train, split.held_out)
 
 
@@ -161,63 +100,6 @@ def judge_work(place: Workplace) -> dict[str, Any]:
     return train_reward_model(place, "judge", place.base, split.held_out, split.train, JUDGE_SEED, JUDGE_EPOCHS)
 
 
-def train_reward_model(
-    place: Workplace,
-    name: str,
-    source: Path,
-    train: Sequence[Ranking],
-    held_out: Sequence[Ranking],
-    seed_offset: int = 0,
-    epochs: int = 1,
-) -> dict[str, Any]:
-    """`epochs` times the recipe's."""
-    config = place.recipe.reward
-    config = config.model_copy(update={"num_train_epochs": epochs * config.num_train_epochs})
-    place.record_prompts(name, source)
-    engine = place.engine(source, config.max_length)
-    seed = place.recipe.seed + seed_offset
-    spec = ModelSpec(
-        source=source,
-        head="scalar",
-        trainable_layers=place.recipe.trainable_layers,
-        optimizer=optimizer(config),
-        members=config.members,
-        fresh_head=True,
-        seed=seed,
-    )
-    engine.add("reward", spec)
-    class_name(engine.models["reward"].source.config, "scalar")  # better known now than when it is to be written
-    say_notes(place, engine, "reward")
-    if has_judge(place.recipe):
-        held_out = spread(held_out, MEASURED_RANKINGS, attrgetter("prompt.category"))
-    result = reward.train(engine, engine.chat, train, held_out, config, place.stage(name, seed_offset))
-    tell_truncated(place, result, "reward")
-    if kind_of(name) == "reward" and result["n"] and (config.shuffles or config.learning_curve):
-        whole = result.get("accuracy_interval") if config.is_like_its_controls else None
-        result |= controls.run(engine, engine.chat, spec, train, held_out, config, place.stages[name], whole)
-    # A judge compares two answers: where its zero lies is all the same.
-    has_policy = kind_of(name) == "reward" and place.policy != place.base
-    demonstrations = place.demonstrations.records if has_policy else ()
-    can_sample = has_policy and has_vocabulary(engine.chat.tokenizer, place.policy)
-    if can_sample:
-        place.add(engine, "policy", place.policy)
-    elif has_policy:
-        place.progress.say(
-            f"{source} has another tokenizer than the policy: its unit is the spread of the ranked answers"
-        )
-    ppo = place.recipe.ppo
-    sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
-    gain, shifts = reward.scale(engine, engine.chat, train, demonstrations, sampling if can_sample else None)
-    noted: dict[str, Any] = {"reward_temperature": ppo.temperature} if can_sample else {}
-    if config.members > 1:
-        noted["reward_member_shifts"] = shifts
-    export(place, engine, "reward", name, gain=gain, reward_shift=shifts[0], reward_gain=gain, **noted)
-    if result["n"]:
-        for line in (result["verdict"], *controls.told(result)):
-            place.progress.say(line)
-    return result | {"gain": gain, "shift": shifts[0]}
-
-
 # -- ppo --------------------------------------------------------------------------------------------------------------
 
 
@@ -230,12 +112,6 @@ def ppo_inputs(place: Workplace) -> dict[str, Input]:
     if config.ptx_coef:
         inputs["demonstrations"] = data_input(place.demonstrations)
     return inputs
-
-
-def code_inputs(rewards: Mapping[str, float]) -> dict[str, Input]:
-    """The files of the Python functions among the rewards."""
-    files = sorted({name.rpartition(":")[0] for name in functions(rewards)})
-    return {f"code of {file}": file_input(Path(file)) for file in files}
 
 
 def ppo_work(place: Workplace) -> dict[str, Any]:
@@ -349,37 +225,6 @@ def evaluate_work(place: Workplace) -> dict[str, Any]:
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def optimizer(config: SFTConfig | RewardConfig | DPOConfig) -> OptimizerSpec:
-    return OptimizerSpec(eps=1e-8, weight_decay=config.weight_decay, max_grad_norm=config.max_grad_norm)
-
-
-def ppo_optimizer(config: PPOConfig) -> OptimizerSpec:
-    """Adam's eps is larger in PPO, where late gradients are small and noisy (Huang et al. 2024)."""
-    return OptimizerSpec(eps=1e-5, max_grad_norm=config.max_grad_norm)
-
-
-def tell_truncated(place: Workplace, result: Mapping[str, Any], section: str) -> None:
-    """Tell what `section`.max_length or the model's context cut off, if anything."""
-    texts, lost_end, held_out = (result.get(key, 0) for key in ("truncated", "lost_end", "held_out_truncated"))
-    if texts + held_out:
-        place.progress.warn(
-            f"{texts} texts, and {held_out} held-out ones, are longer than {section}.max_length or the model's context and lost "
-            f"their start; {lost_end} of the first are answers that are too long alone and lost their end"
-        )
-
-
-def export(place: Workplace, engine: LocalEngine, model: str, stage: str, **extra: Any) -> None:
-    """Raises `RunError` where the disk is full: the stage's last checkpoint stands behind its last step."""
-    folder = place.run.stage_dir(stage)
-    with as_run_error(folder):
-        engine.export(model, folder, **extra)
-
-
-def say_notes(place: Workplace, engine: LocalEngine, model: str) -> None:
-    for note in engine.models[model].source.notes:
-        place.progress.warn(note)
-
-
 def report_work(place: Workplace) -> dict[str, Any]:
     from whelp.report import write_report
 
@@ -395,7 +240,35 @@ def parts_of(job: Job, place: Workplace) -> tuple[dict[str, Any], dict[str, Inpu
 
 
 JOBS = {
-    "sft": Job("sft", settings("sft"), sft_inputs, sft_work, "supervised fine-tuning on ideal answers"),
+    "sft": Job("sft", sft_settings, sft_inputs, sft_work, "supervised fine-tuning on ideal answers"),
+    "labeller": Job(
+        "labeller",
+        settings("reward"),
+        constitution.labeller_inputs,
+        constitution.labeller_work,
+        "reward model on people's rankings alone",
+    ),
+    "revise": Job(
+        "revise",
+        constitution.revise_settings,
+        constitution.revise_inputs,
+        constitution.revise_work,
+        "its answers, criticised and revised",
+    ),
+    REVISED: Job(
+        REVISED,
+        constitution.revised_settings,
+        constitution.revised_inputs,
+        constitution.revised_work,
+        "fine-tuning on the revisions",
+    ),
+    "feedback": Job(
+        "feedback",
+        constitution.feedback_settings,
+        constitution.feedback_inputs,
+        constitution.feedback_work,
+        "a judge compares answers",
+    ),
     "reward": Job("reward", reward_settings, reward_inputs, reward_work, "reward model on ranked answers"),
     "judge": Job("judge", judge_settings, judge_inputs, judge_work, "judge on the other rankings"),
     "label": Job("label", rounds_settings, rounds_inputs, rounds.work, "the policy's own answers, ranked"),
@@ -405,9 +278,19 @@ JOBS = {
 }
 
 
+def needs_labeller(recipe: Recipe) -> bool:
+    """Whether a reward model is to learn from people's rankings alone."""
+    sifts = "revise" in recipe.stages and recipe.constitution.filter
+    return sifts or ("feedback" in recipe.stages and recipe.constitution.judge == "reward")
+
+
 def jobs_of(recipe: Recipe) -> list[Job]:
     """The jobs of a recipe in order; a judge is trained beside what learns from the rankings where the evaluation wants one."""
     names = [name for name in recipe.stages if name != "report"]
+    if needs_labeller(recipe):
+        names.insert(min(names.index(name) for name in ("revise", "feedback") if name in names), "labeller")
+    if "revise" in names:
+        names.insert(names.index("revise") + 1, REVISED)
     if has_judge(recipe) and "evaluate" in names:
         names.insert(names.index("reward" if "reward" in names else "dpo") + 1, "judge")
     jobs = [JOBS[name] for name in names]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from whelp.config import Recipe
+from whelp.constitution import endpoint_judge
 from whelp.errors import ConfigError, DataError, RunError
 from whelp.models.loading import context_of, refuse_language_model
 from whelp.models.sources import resolve
@@ -16,19 +18,23 @@ from whelp.runs.files import nearest_existing, read_json
 from whelp.runs.manifest import DONE
 from whelp.splits import has_judge, refuse_trained
 from whelp.text.chat import Chat
-from whelp.types import Prompt
+from whelp.types import Message, Principle, Prompt
 from whelp.workplace import Workplace
 
 
 def check(place: Workplace, is_plan: bool = False) -> None:
-    """All that can be checked before the run's folder is touched. Raises what the three below raise, and `RunError` where a file
-    is in its place. A plan needs no permission to run code, and without it runs none."""
+    """All that can be checked before the run's folder is touched. Raises what the three below raise, `RunError` where a file is
+    in its place, and `ConfigError` where a judge behind an endpoint cannot be asked. A plan needs no permission to run code, and
+    without it runs none."""
     folder = nearest_existing(place.run.path)
     if not folder.is_dir():
         raise RunError(f"{folder} is a file, so no run can be kept in {place.run.path}. Give another --output_dir.")
     refuse_unmade(place)
     if place.allow_code or not is_plan:
         check_code(place)
+    if not is_plan and "feedback" in place.recipe.stages and place.recipe.constitution.judge == "endpoint":
+        with endpoint_judge(place.recipe.constitution) as judge:
+            judge.ready()
     check_data(place)
 
 
@@ -81,10 +87,20 @@ def check_data(place: Workplace) -> None:
             if "checker" in rewards:
                 refuse_unchecked(prompts, setting)
         refuse_long(place.chat(place.base), place.base, prompts, recipe.ppo.response_length)
+    if {"revise", "feedback"} & set(names):
+        longest = max(place.principles, key=lambda one: len(one.critique + one.revision))
+        asked = [revised_under(prompt, longest) for prompt in place.red_team.records]
+        refuse_long(place.chat(place.base), place.base, asked, 3 * recipe.constitution.max_new_tokens)
     if "evaluate" in names:
         prompts, model = place.evaluation.records, next(iter(place.compared.values()))
         refuse_trained(trained, prompts)
         refuse_long(place.chat(model), model, prompts, recipe.evaluate.max_new_tokens)
+
+
+def revised_under(prompt: Prompt, principle: Principle) -> Prompt:
+    """All that is asked of a model that revises its answer, but for what it says itself."""
+    said = (Message("assistant", ""), Message("user", principle.critique), Message("assistant", ""))
+    return replace(prompt, messages=(*prompt.messages, *said, Message("user", principle.revision)))
 
 
 def refuse_long(chat: Chat, model: Path, prompts: Sequence[Prompt], room: int) -> None:

@@ -12,9 +12,11 @@ from whelp.models.sources import fault
 from whelp.rewards.formula import functions
 from whelp.text.formats.lines import BUILTIN, DATABASE, builtins, is_of_the_hub
 
-ORDER = ("sft", "reward", "ppo", "dpo", "evaluate", "report")
+ORDER = ("sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "report")
 _DATA_KEYS = {
     "sft": ("sft.train_file",),
+    "revise": ("constitution.train_file", "constitution.principles", "sft.train_file"),
+    "feedback": ("constitution.train_file", "constitution.principles", "reward.train_file", "reward.test_file"),
     "reward": ("reward.train_file", "reward.test_file"),
     "ppo": ("ppo.train_file",),
     "dpo": ("reward.train_file", "reward.test_file"),
@@ -141,6 +143,10 @@ def _rewards(recipe: Recipe) -> Mapping[str, float]:
         return {}
 
 
+def _local_judge(recipe: Recipe) -> str | None:
+    return recipe.constitution.judge_model if recipe.constitution.judge in ("choice", "verdict") else None
+
+
 def models(recipe: Recipe) -> Iterator[Mistake]:
     """A name that nothing goes by is better found before the stages that come first."""
     named = {
@@ -148,6 +154,7 @@ def models(recipe: Recipe) -> Iterator[Mistake]:
         "reward.model": recipe.reward.model if "reward" in recipe.stages else None,
         "ppo.reward_model": recipe.ppo.reward_model if "ppo" in recipe.stages else None,
         "rounds.label_model": recipe.rounds.label_model if recipe.rounds.n else None,
+        "constitution.judge_model": _local_judge(recipe),
     }
     for key, name in named.items():
         if name is not None and (unknown := fault(name)):
@@ -197,6 +204,43 @@ def rounds(recipe: Recipe) -> Iterator[Mistake]:
     yield from _missing_files("rounds.label", labels)
 
 
+def constitution(recipe: Recipe) -> Iterator[Mistake]:
+    """A judge must be somebody, and a label between two numbers."""
+    config = recipe.constitution
+    if not {"revise", "feedback"} & set(recipe.stages):
+        return
+    low, high = config.clamp
+    if low >= high:
+        yield Mistake(
+            ("constitution.clamp",), f"given [{low:g}, {high:g}]; expected the lower end first, as in [0.4, 0.6]"
+        )
+    if not config.values:
+        yield Mistake(
+            ("constitution.values",), "given an empty list; expected some of helpful, honest, harmless, autonomy"
+        )
+    if config.judge == "endpoint" and config.judge_model is None:
+        yield Mistake(
+            ("constitution.judge_model", "constitution.judge"),
+            "given nothing with constitution.judge: endpoint; expected the model's name there, as in gpt-4o-mini",
+        )
+    if config.judge == "reward" and config.judge_model is not None:
+        yield Mistake(
+            ("constitution.judge_model", "constitution.judge"),
+            f"given {config.judge_model!r} with constitution.judge: reward, which is the run's own; expected choice, "
+            "verdict or endpoint there",
+        )
+    if config.max_cost is not None and not config.price_in + config.price_out:
+        yield Mistake(
+            ("constitution.max_cost", "constitution.price_in", "constitution.price_out"),
+            f"given {config.max_cost:g} without a price; expected price_in and price_out, those of a million tokens",
+        )
+    if config.thinking and config.judge in ("reward", "verdict"):
+        yield Mistake(
+            ("constitution.thinking", "constitution.judge"),
+            f"given true with constitution.judge: {config.judge}, which writes nothing; expected choice or endpoint there",
+        )
+
+
 def report_input(recipe: Recipe) -> Iterator[Mistake]:
     """A report shows what other stages left."""
     if recipe.stages == ("report",) and not Path(recipe.output_dir).is_dir():
@@ -231,8 +275,8 @@ def device(recipe: Recipe) -> Iterator[Mistake]:
 
 
 CHECKS: tuple[Callable[[Recipe], Iterator[Mistake]], ...] = (
-    seed, device, stage_order, rewards, models, reward_model, rounds, report_input, data_files, kl_estimator, batches,
-    generations, value_coef, episodes,
+    seed, device, stage_order, rewards, models, reward_model, rounds, constitution, report_input, data_files, kl_estimator,
+    batches, generations, value_coef, episodes,
 )  # fmt: skip
 
 

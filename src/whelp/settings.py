@@ -133,7 +133,8 @@ def expected(schema: Mapping[str, Any]) -> str:
     if "const" in schema:
         return str(schema["const"])
     if schema.get("type") == "array":
-        return f"a list of {expected(schema['items']).removeprefix('one of ').replace('a number', 'numbers')}"
+        item = schema["items"] if "items" in schema else schema["prefixItems"][0]
+        return f"a list of {expected(item).removeprefix('one of ').replace('a number', 'numbers')}"
     words = {"integer": "a whole number", "number": "a number", "string": "text", "boolean": "true or false"}
     return words.get(schema.get("type", ""), "nothing") + _bounds(schema)
 

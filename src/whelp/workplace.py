@@ -13,6 +13,7 @@ from whelp.config import Recipe
 from whelp.engines.base import ModelSpec
 from whelp.engines.devices import Compute, choose
 from whelp.engines.local import LocalEngine
+from whelp.errors import DataError
 from whelp.models.loading import context_of, load_tokenizer, refuse_other_vocabulary
 from whelp.models.sources import resolve
 from whelp.progress import Progress
@@ -21,8 +22,11 @@ from whelp.runs.manifest import DONE, Run, kind_of
 from whelp.splits import RankingSplit, split_demonstrations, split_rankings, user_turns
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
-from whelp.text.formats import Loaded, read_demonstrations, read_prompts
-from whelp.types import Demonstration, Prompt
+from whelp.text.formats import Loaded, read_demonstrations, read_principles, read_prompts
+from whelp.types import Demonstration, Principle, Prompt
+
+REVISED = "sft-revised"
+"""The stage in which the base model learns from people's demonstrations and the helpful model's revisions."""
 
 
 class Input(NamedTuple):
@@ -73,13 +77,24 @@ class Workplace:
 
     @property
     def policy(self) -> Path:
-        """What the reward model, PPO and DPO start from: the run's SFT model, also that of an earlier `whelp sft` from the same
-        base model, or else the base model itself."""
+        """What the reward model, PPO and DPO start from: the model that learned from revisions, or else the helpful one."""
+        folder = self.run.stage_dir(REVISED)
+        return folder if "revise" in self.recipe.stages or self._is_from_base(folder) else self.helpful
+
+    @property
+    def helpful(self) -> Path:
+        """The run's SFT model, also that of an earlier `whelp sft` from the same base model, or else the base model itself."""
         folder = self.run.stage_dir("sft")
-        if "sft" in self.recipe.stages:
-            return folder
+        return folder if "sft" in self.recipe.stages or self._is_from_base(folder) else self.base
+
+    def _is_from_base(self, folder: Path) -> bool:
         made_from = read_json(folder / DONE).get("parts", {}).get("inputs", {}).get("model")
-        return folder if made_from is not None and made_from == self.model_id(self.base) else self.base
+        return made_from is not None and made_from == self.model_id(self.base)
+
+    @property
+    def has_feedback(self) -> bool:
+        """Whether the reward model learns from a judge's labels too: of this command, or of an earlier one."""
+        return "feedback" in self.recipe.stages or (self.run.stage_dir("feedback") / DONE).exists()
 
     @cached_property
     def compared(self) -> dict[str, Path]:
@@ -87,6 +102,8 @@ class Workplace:
         if self.models:
             return {name: resolve(source, self.progress.say) for name, source in self.models.items()}
         found = {"base": self.base}
+        if self.helpful not in (self.base, self.policy):
+            found["helpful"] = self.helpful
         if self.policy != self.base:
             found["sft"] = self.policy
         last = self.at(self.recipe.rounds.n)
@@ -146,6 +163,22 @@ class Workplace:
         return split_rankings(self.recipe)
 
     @cached_property
+    def principles(self) -> tuple[Principle, ...]:
+        """Those of the constitution that are drawn. Raises `DataError` where there is none."""
+        config = self.recipe.constitution
+        found = tuple(p for p in read_principles(config.principles) if p.value in config.values)
+        if not found:
+            raise DataError(
+                f"{config.principles} has no principle of the value {' or '.join(config.values)}: give other constitution.values."
+            )
+        return found
+
+    @cached_property
+    def red_team(self) -> Loaded[Prompt]:
+        """What the constitution's stages answer."""
+        return read_prompts(self.recipe.constitution.train_file)
+
+    @cached_property
     def prompts(self) -> Loaded[Prompt]:
         return read_prompts(self.recipe.ppo.train_file)
 
@@ -156,10 +189,12 @@ class Workplace:
     def training_prompts(self, stage: str) -> list[str]:
         """Hashes of every user turn that a stage trains on: none where it does not train."""
         match kind_of(stage):
+            case "revise" | "feedback":
+                return user_turns(p.messages for p in self.red_team.records)
             case "sft":
                 train, _ = split_demonstrations(self.demonstrations, self.recipe.sft.test_fraction)
                 return user_turns(d.messages for d in train)
-            case "reward" | "dpo":
+            case "reward" | "dpo" | "labeller":
                 return user_turns(r.prompt.messages for r in self.rankings.train)
             case "judge":
                 return user_turns(r.prompt.messages for r in self.rankings.held_out)

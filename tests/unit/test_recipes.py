@@ -35,7 +35,7 @@ class TestPackaged:
 
     def test_all_that_ship_load_and_write_to_places_of_their_own(self):
         recipes = {name: load_recipe(name) for name in packaged_recipes()}
-        assert set(recipes) == {"assistant", "assistant-full", "checker", "smoke"}
+        assert set(recipes) == {"assistant", "assistant-full", "checker", "constitutional", "smoke"}
         assert {recipe.output_dir for recipe in recipes.values()} == {f"runs/{name}" for name in recipes}
 
     def test_smoke_runs_the_stages_and_the_model_of_the_default_on_less(self):
@@ -125,7 +125,7 @@ class TestOverrides:
             ("ppo.gamma=2", "override 'ppo.gamma=2': key 'ppo.gamma': given 2; expected a number from 0 to 1"),
             ("nonsense", "override 'nonsense': expected key=value"),
             ("ppo=1", "is a section; expected one of its keys, for example ppo.train_file=..."),
-            ("stages=[sft", "given '[sft', which is not YAML; expected a list of sft, reward"),
+            ("stages=[sft", "given '[sft', which is not YAML; expected a list of sft, revise, feedback, reward"),
             ("ppo.whiten_advantages=yes", "given 'yes'; expected true or false"),
         ],
     )
@@ -180,7 +180,7 @@ rewards:
             ("model:", "given nothing; expected text"),
             ("model: {a: 1}", "given a mapping; expected text"),
             ("trainable_layers: some", "given 'some'; expected a whole number above 0 or all"),
-            ("stages: [sft, pppo]", "given [sft, pppo]; expected a list of sft, reward, ppo, dpo, evaluate, report"),
+            ("stages: [sft, pppo]", "given [sft, pppo]; expected a list of sft, revise, feedback, reward, ppo, dpo, evaluate, report"),
             ("stages: sft", "given 'sft'; expected a list"),
             ("ppo.kl_coef: '0.1'", "given '0.1'; expected a number of at least 0"),
             ("reward.label_smoothing: 0.7", "given 0.7; expected a number of at least 0 and below 0.5"),
@@ -232,7 +232,7 @@ class TestBetweenValues:
                 "given ppo, sft; expected each stage once and in this order: sft, ppo",
             ),
             (["stages=[sft, sft]"], "expected each stage once and in this order: sft$"),
-            (["stages=[]"], "given an empty list; expected some of sft, reward"),
+            (["stages=[]"], "given an empty list; expected some of sft, revise, feedback"),
             (["stages=[sft, ppo]", "output_dir=none"], "ppo needs a reward model and none/reward does not exist"),
             (["stages=[report]", "output_dir=none"], "report shows what other stages did and none does not exist"),
             (["sft.train_file=gone.jsonl"], "'sft.train_file': there is no file 'gone.jsonl'"),
@@ -313,6 +313,8 @@ class TestWriting:
         values = YAML(typ="safe", pure=True).load(to_yaml(recipe, commented, header="two\nlines"))
         values["stages"] = tuple(values["stages"])
         values["reward"]["learning_curve"] = tuple(values["reward"]["learning_curve"])
+        for name in ("values", "clamp"):
+            values["constitution"][name] = tuple(values["constitution"][name])
         assert Recipe.model_validate(values, strict=True) == recipe
 
     @pytest.mark.parametrize(

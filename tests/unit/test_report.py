@@ -55,7 +55,7 @@ def test_the_numbers_of_the_artifacts_are_on_the_page(run: Path) -> None:
 def test_after_online_rounds_the_page_shows_the_newest_policy_and_what_all_of_it_cost(run: Path) -> None:
     write_round(run, 1)
     data = collect(run)
-    assert [name for name in data.stages if "-" in name] == ["label-1", "reward-1", "ppo-1"]
+    assert [name for name in data.stages if name[-1].isdigit()] == ["label-1", "reward-1", "ppo-1"]
     assert data.newest("ppo").name == "ppo-1" and data.newest("reward").name == "reward-1"
     assert data.reward.accuracy.mean == 0.81 and data.rounds[0][1].mean == 0.55
     assert [rollout.text for rollout in data.rollouts] == ["Salt comes from rocks."]

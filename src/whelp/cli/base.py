@@ -27,7 +27,8 @@ STAGE_OUTPUT = "out"
 RecipeName = Annotated[
     str | None,
     typer.Argument(
-        metavar="RECIPE", help="A recipe file, or one that ships: assistant, assistant-full, smoke, checker."
+        metavar="RECIPE",
+        help="A recipe file, or one that ships: assistant, assistant-full, smoke, constitutional, checker.",
     ),
 ]
 Overrides = Annotated[
@@ -42,6 +43,10 @@ OutputDir = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run directory.")]
 AllowCode = Annotated[bool, typer.Option("--allow_code", help="Run the Python functions that the recipe names.")]
+AllowUntrusted = Annotated[
+    bool,
+    typer.Option("--allow_untrusted_labels", help="Learn from a judge that agrees with people no more than chance."),
+]
 MaxNewTokens = Annotated[int, typer.Option("--max_new_tokens", min=1, help="Longest answer in tokens.")]
 Temperature = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Every random draw follows from it.")]
@@ -81,7 +86,8 @@ class StageCommand(TyperCommand):
         super().format_help(ctx, formatter)
         from rich.console import Console
 
-        Console(highlight=False).print(_settings_table(str(self.name)))
+        name = str(self.name)
+        Console(highlight=False).print(_settings_table("constitution" if name in ("revise", "feedback") else name))
 
 
 def _settings_table(section: str) -> Table:

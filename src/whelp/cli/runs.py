@@ -13,6 +13,7 @@ from whelp.cli.base import (
     LOOK_PANEL,
     TRAIN_PANEL,
     AllowCode,
+    AllowUntrusted,
     OutputDir,
     Overrides,
     RecipeName,
@@ -42,6 +43,7 @@ def run(
     resume: Resume = False,
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
+    allow_untrusted_labels: AllowUntrusted = False,
 ) -> None:
     """Run a recipe: SFT, reward model, PPO, evaluation and report. Without a recipe: the default, assistant.
 
@@ -51,10 +53,15 @@ def run(
     whelp run                                  the default; --dry_run says what it takes here
     whelp run --dry_run                        what it will cost, and nothing more
     whelp run smoke                            every stage, as short as possible
+    whelp run constitutional                   critique and revision, and feedback by a judge
     whelp run my.yaml ppo.kl_coef=0.1 seed=1   your recipe, two settings changed
     whelp run --resume                         go on after an interruption
     """
-    resolved = recipe_of(recipe, overrides, {"output_dir": output_dir})
+    options = {
+        "output_dir": output_dir,
+        "constitution.allow_untrusted_labels": "true" if allow_untrusted_labels else None,
+    }
+    resolved = recipe_of(recipe, overrides, options)
     if dry_run:
         _plan(resolved, allow_code)
         return

@@ -9,10 +9,13 @@ from typing import Any, Literal, final
 
 from whelp.errors import RunError
 from whelp.report.artifacts import Artifacts, Interval, Json, boolean, interval, number, rows, table, text, whole
+from whelp.report.constitution import Feedback, Revisions, feedback, revisions
 from whelp.runs.manifest import kind_of
 
+OPTIONAL = ("labeller", "revise", "sft-revised", "feedback", "dpo")
+"""Stages that most runs do without: nothing is said of them where they are not run."""
 BEFORE_ROUNDS, IN_A_ROUND, BEHIND_ROUNDS = (
-    ("sft", "reward", "judge", "ppo"),
+    ("sft", "labeller", "revise", "sft-revised", "feedback", "reward", "judge", "ppo"),
     ("label", "reward", "ppo"),
     ("dpo", "evaluate"),
 )
@@ -178,7 +181,10 @@ class RunData:
     stages: Mapping[str, Stage]
     """by name, in the order in which they are run"""
     reward: Preferences | None
+    labeller: Preferences | None
     judge: Preferences | None
+    revisions: Revisions | None
+    feedback: Feedback | None
     rollouts: tuple[Rollout, ...]
     own_answers: tuple[tuple[int | None, Interval], ...]
     """(iteration, accuracy since the one before) of PPO's reward on pairs of the policy's own answers"""
@@ -222,7 +228,10 @@ def collect(run_dir: Path) -> RunData:
         recipe=recipe,
         stages=stages,
         reward=_preferences(reward.result),
+        labeller=_preferences(stages["labeller"].result),
         judge=_preferences(stages["judge"].result),
+        revisions=revisions(stages["revise"].result),
+        feedback=feedback(stages["feedback"].result),
         rollouts=tuple(_rollout(line) for line in artifacts.lines(f"{ppo.name}/samples.jsonl")),
         own_answers=tuple((whole(table(one).get("step")), _accuracy(one)) for one in rows(ppo.result.get("on_policy"))),
         rounds=tuple((k, _accuracy(found)) for k in rounds if (found := stages[f"label-{k}"].result)),

@@ -16,7 +16,7 @@ from markupsafe import Markup
 
 from whelp.report import plots, words
 from whelp.report.artifacts import Interval, Json, number, table
-from whelp.report.collect import Preferences, RunData, Stage, collect
+from whelp.report.collect import OPTIONAL, Preferences, RunData, Stage, collect
 from whelp.report.plots import Line, from_log
 from whelp.report.samples import Group, changes, fit, group, shorten
 from whelp.runs.files import write_text_atomic
@@ -227,10 +227,27 @@ def _pipeline(data: RunData) -> list[Box]:
             "the SFT model and ranked answers",
             f"the DPO model, right on {words.percent(accuracy)} of held-out pairs",
         ),
+        "labeller": ("rankings by people alone", f"a reward model, {_right(data.labeller)}"),
+        "revise": ("the helpful model and the constitution", _revised(data)),
+        "sft-revised": ("the base model, demonstrations and revisions", "the SFT model that PPO starts from"),
+        "feedback": ("the SFT model's answers in pairs", _labelled(data)),
         "evaluate": (f"all models and {of('evaluate', 'n_prompts')} prompts that trained nothing", "the tables above"),
     }
-    shown = [stage for stage in data.stages.values() if stage.name != "dpo" or stage.state != "not run"]
+    shown = [stage for stage in data.stages.values() if stage.name not in OPTIONAL or stage.state != "not run"]
     return [Box(stage, *(told.get(stage.name) or _of_a_round(data, stage))) for stage in shown]
+
+
+def _revised(data: RunData) -> str:
+    found = data.revisions
+    return f"{words.decimal(found and found.fates.get('kept'))} of {words.decimal(found and found.prompts)} answers, revised"
+
+
+def _labelled(data: RunData) -> str:
+    found = data.feedback
+    who = {True: "a judge that is trusted", False: "a judge that is NOT trusted"}.get(
+        found and found.trusted, "a judge"
+    )
+    return f"{words.decimal(found and found.labels)} labels by {who}"
 
 
 def _of_a_round(data: RunData, stage: Stage) -> tuple[str, str]:

@@ -71,6 +71,10 @@ class Stage:
         """Save where a save is due and behind the last step; where the user asked to stop, save and raise `Interrupted`."""
         if self.stop_requested or step % self.save_steps == 0 or step == total:
             self.save(engine, step, **state)
+        self.heed(step, total)
+
+    def heed(self, step: int, total: int) -> None:
+        """Raises `Interrupted` where the user asked to stop."""
         if self.stop_requested:
             raise Interrupted(
                 f"stopped after step {step} of {total} of {self.folder.name}; everything up to there is saved"

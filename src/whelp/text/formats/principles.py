@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -34,6 +35,23 @@ def read_principles(path: str | Path) -> tuple[Principle, ...]:
     if not principles:
         raise DataError(f"{source.name}: is empty; expected principles with {', '.join(KEYS)}")
     return tuple(principles.values())
+
+
+def doubts(principles: Sequence[Principle]) -> list[str]:
+    """What can be used and will not work well, a sentence each."""
+    found = [
+        f"{one.id}: comparison does not name A and B, between which a judge is to choose"
+        for one in principles
+        if not {"A", "B"} <= set(re.findall(r"\w+", one.comparison))
+    ]
+    for key in ("principle", "critique", "revision", "comparison"):
+        first: dict[str, str] = {}
+        for one in principles:
+            said = " ".join(getattr(one, key).casefold().split())
+            if said in first:
+                found.append(f"{one.id}: {key} is that of {first[said]}, which is then drawn twice as often")
+            first.setdefault(said, one.id)
+    return found
 
 
 def _read(row: Row) -> Principle:
