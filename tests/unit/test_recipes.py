@@ -180,7 +180,10 @@ rewards:
             ("model:", "given nothing; expected text"),
             ("model: {a: 1}", "given a mapping; expected text"),
             ("trainable_layers: some", "given 'some'; expected a whole number above 0 or all"),
-            ("stages: [sft, pppo]", "given [sft, pppo]; expected a list of sft, revise, feedback, reward, ppo, dpo, evaluate, report"),
+            (
+                "stages: [sft, pppo]",
+                "given [sft, pppo]; expected a list of sft, revise, feedback, reward, ppo, dpo, evaluate, report",
+            ),
             ("stages: sft", "given 'sft'; expected a list"),
             ("ppo.kl_coef: '0.1'", "given '0.1'; expected a number of at least 0"),
             ("reward.label_smoothing: 0.7", "given 0.7; expected a number of at least 0 and below 0.5"),

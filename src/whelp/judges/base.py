@@ -40,9 +40,10 @@ class Opinion:
 
 
 class Judge(Protocol):
-    """`name` says which model and which way of asking: what it says is kept under it."""
-
-    name: str
+    @property
+    def name(self) -> str:
+        """Which model, and which way of asking."""
+        ...
 
     def opinions(self, comparisons: Sequence[Comparison]) -> Iterator[tuple[int, Opinion | None]]:
         """(place of the comparison, what the judge thinks), as they come; None where it said nothing that can be read."""

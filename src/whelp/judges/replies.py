@@ -82,14 +82,10 @@ class Replies:
     def get(self, keys: Sequence[str]) -> dict[str, Kept]:
         """Those of `keys` that were answered."""
         columns = (Reply.key, Reply.reply, Reply.tokens_in, Reply.tokens_out, Reply.cost)
+        parts = [keys[start : start + MOST_KEYS] for start in range(0, len(keys), MOST_KEYS)]
         with self.engine.connect() as connection:
-            return {
-                key: Kept(*rest)
-                for start in range(0, len(keys), MOST_KEYS)
-                for key, *rest in connection.execute(
-                    select(*columns).where(Reply.key.in_(keys[start : start + MOST_KEYS]))
-                )
-            }
+            rows = [row for part in parts for row in connection.execute(select(*columns).where(Reply.key.in_(part)))]
+        return {key: Kept(reply, read, written, cost) for key, reply, read, written, cost in rows}
 
     def put(self, request: Request, kept: Kept) -> Kept:
         """What is kept of the request from now on: what whoever came first has heard."""

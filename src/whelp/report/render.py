@@ -244,10 +244,10 @@ def _revised(data: RunData) -> str:
 
 def _labelled(data: RunData) -> str:
     found = data.feedback
-    who = {True: "a judge that is trusted", False: "a judge that is NOT trusted"}.get(
-        found and found.trusted, "a judge"
-    )
-    return f"{words.decimal(found and found.labels)} labels by {who}"
+    if found is None:
+        return "labels by a judge"
+    who = {True: "a judge that is trusted", False: "a judge that is NOT trusted", None: "a judge"}[found.trusted]
+    return f"{words.decimal(found.labels)} labels by {who}"
 
 
 def _of_a_round(data: RunData, stage: Stage) -> tuple[str, str]:
