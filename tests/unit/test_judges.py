@@ -170,7 +170,13 @@ def test_a_judge_that_tosses_a_coin_is_not_trusted() -> None:
     coin = random.Random(0)
     found = [judged_by(lambda a, b: coin.random()) for _ in range(20)]
     assert sum(one.is_trusted for one in found) <= 2, "one in forty by chance"
-    assert judged_by(lambda a, b: 1.0 if value(a) < value(b) else 0.0).agreement.mean == 0.0
+    assert found[0].verdict("it").startswith("UNTRUSTED: it agrees with people on ")
+    assert found[0].verdict("it").endswith("of 360 pairs that people ranked, which chance alone could do.")
+    contrary = judged_by(lambda a, b: 1.0 if value(a) < value(b) else 0.0)
+    assert contrary.agreement.mean == 0.0
+    assert contrary.verdict("it").endswith(
+        "(95% interval 0 to 0%) of 360 pairs that people ranked, less than a coin would."
+    )
 
 
 def test_principles_are_drawn_uniformly_and_judged_apart() -> None:

@@ -72,7 +72,8 @@ class Trust:
         said = f"{rate}% (95% interval {low} to {high}%) of {self.asked - self.unread} pairs that people ranked"
         if self.is_trusted:
             return f"{judge} agrees with people on {said}."
-        return f"UNTRUSTED: {judge} agrees with people on {said}, which chance alone could do."
+        worse = "less than a coin would" if self.agreement.high < 0.5 else "which chance alone could do"
+        return f"UNTRUSTED: {judge} agrees with people on {said}, {worse}."
 
 
 def known_pairs(
