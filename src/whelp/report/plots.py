@@ -23,9 +23,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from whelp.report.artifacts import Interval, Json, number
 from whelp.report.words import decimal
 
-MODEL_COLORS = {"base": "base", "sft": "sft", "rlhf": "rlhf", "dpo": "dpo"}
+MODEL_COLORS = {"base": "base", "sft": "sft", "rlhf": "rlhf", "dpo": "dpo", "helpful": "helpful"}
 _STAND_INS = {"ink": "#010101", "muted": "#020202", "line": "#030303", "base": "#040404", "sft": "#050505"}
-_STAND_INS |= {"rlhf": "#060606", "dpo": "#070707"}
+_STAND_INS |= {"rlhf": "#060606", "dpo": "#070707", "helpful": "#080808"}
 _MAX_POINTS = 300
 _DRAWABLE = 1e12  # beyond, ticks lose their arithmetic: such a value is a gap, and stands in the tables
 _LABEL_HEIGHT = 0.085  # of the axes

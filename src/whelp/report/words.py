@@ -20,6 +20,11 @@ _LABELS = {
     "judge": "Judge",
     "label": "Ranking of answers",
     "evaluate": "Evaluation",
+    "helpful": "Helpful",
+    "labeller": "Labeller",
+    "revise": "Revision",
+    "sft-revised": "SFT on revisions",
+    "feedback": "AI feedback",
 }
 
 
