@@ -99,3 +99,7 @@ def test_words() -> None:
     assert [memory(m) for m in (None, 900, 1843.2)] == ["–", "900 MiB", "1.8 GiB"]
     assert percent_interval(Interval(0.5)) == "50%" and percent_interval(Interval()) == "–"
     assert points_interval(Interval(-0.08, -0.14, -0.02)) == "−8 points (−14 to −2)"
+
+
+def test_what_rounding_alone_left_is_nothing() -> None:
+    assert points_interval(Interval(-1e-17, -1e-16, 1e-17, 9)) == "0 points (0 to 0)"

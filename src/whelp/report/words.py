@@ -69,7 +69,9 @@ def points(value: float | None) -> str:
     if value is None:
         return NONE
     scaled = 100 * value
-    return _minus(f"{scaled:.0f}" if abs(scaled) >= 1 or abs(scaled) < 1e-9 else f"{scaled:.1g}")
+    if abs(scaled) < 1e-9:
+        return "0"
+    return _minus(f"{scaled:.0f}" if abs(scaled) >= 1 else f"{scaled:.1g}")
 
 
 def in_points(value: float) -> str:
