@@ -78,16 +78,17 @@ class Commands(TyperGroup):
         return command is not None and any(parameter.name == "resume" for parameter in command.params)
 
 
-@final
 class StageCommand(TyperCommand):
     """A command whose help lists the settings of its stage, read only when somebody asks."""
+
+    section: str | None = None
+    """Where the settings stand in a recipe; None: under the command's name."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         super().format_help(ctx, formatter)
         from rich.console import Console
 
-        name = str(self.name)
-        Console(highlight=False).print(_settings_table("constitution" if name in ("revise", "feedback") else name))
+        Console(highlight=False).print(_settings_table(self.section or str(self.name)))
 
 
 def _settings_table(section: str) -> Table:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, final
 
 import typer
 
@@ -22,9 +22,7 @@ from whelp.cli.base import (
     print_line,
     recipe_of,
 )
-
-if TYPE_CHECKING:
-    from whelp.config import Recipe
+from whelp.cli.stages import run_stage
 
 SHIPPED = "builtin:constitution"
 Constitution = Annotated[str, typer.Argument(metavar="FILE", help="A yaml file of principles, or builtin:<name>.")]
@@ -34,6 +32,13 @@ TrainFile = Annotated[
 ]
 
 
+@final
+class ConstitutionCommand(StageCommand):
+    """A stage of Constitutional AI."""
+
+    section = "constitution"
+
+
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         no_args_is_help=True, help="Constitutional AI: principles, critique and revision, feedback by a judge."
@@ -41,8 +46,8 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_all)
     group.command("check")(check)
     group.command("try")(try_out)
-    group.command("revise", cls=StageCommand)(revise)
-    group.command("feedback", cls=StageCommand)(feedback)
+    group.command("revise", cls=ConstitutionCommand)(revise)
+    group.command("feedback", cls=ConstitutionCommand)(feedback)
     app.add_typer(group, name="constitution", rich_help_panel=TRAIN_PANEL)
 
 
@@ -126,7 +131,7 @@ def revise(
     whelp constitution revise                               after whelp sft
     whelp constitution revise --train_file red_team.jsonl constitution.rounds=1 constitution.filter=false
     """
-    _run(ctx, "revise", recipe_of(recipe, overrides, _options(model, train_file, output_dir), ("revise",)), resume)
+    run_stage(ctx, "revise", recipe_of(recipe, overrides, _options(model, train_file, output_dir), ("revise",)), resume)
 
 
 def feedback(
@@ -150,15 +155,8 @@ def feedback(
     """
     options = _options(model, train_file, output_dir)
     options["constitution.allow_untrusted_labels"] = "true" if allow_untrusted_labels else None
-    _run(ctx, "feedback", recipe_of(recipe, overrides, options, ("feedback",)), resume)
+    run_stage(ctx, "feedback", recipe_of(recipe, overrides, options, ("feedback",)), resume)
 
 
 def _options(model: str | None, train_file: str | None, output_dir: str | None) -> dict[str, str | None]:
     return {"model": model, "constitution.train_file": train_file, "output_dir": output_dir}
-
-
-def _run(ctx: typer.Context, stage: str, recipe: Recipe, resume: bool) -> None:
-    from whelp import pipeline
-    from whelp.progress import make_progress
-
-    show.summary(pipeline.run(recipe, argv=ctx.obj, resume=resume, progress=make_progress()), stage)

@@ -77,7 +77,7 @@ def sft(
     whelp sft --model Qwen/Qwen3-0.6B --train_file d.jsonl sft.learning_rate=1e-4
     """
     options = {"model": model, "sft.train_file": train_file, "output_dir": output_dir}
-    _run(ctx, "sft", recipe_of(recipe, overrides, options, ("sft",)), resume)
+    run_stage(ctx, "sft", recipe_of(recipe, overrides, options, ("sft",)), resume)
 
 
 def reward(
@@ -107,7 +107,7 @@ def reward(
         "reward.test_file": test_file,
         "output_dir": output_dir,
     }
-    _run(ctx, "reward", recipe_of(recipe, overrides, options, ("reward",)), resume)
+    run_stage(ctx, "reward", recipe_of(recipe, overrides, options, ("reward",)), resume)
 
 
 def ppo(
@@ -142,7 +142,7 @@ def ppo(
         "ppo.kl_coef": kl_coef,
         "output_dir": output_dir,
     }
-    _run(ctx, "ppo", recipe_of(recipe, overrides, options, ("ppo",)), resume, allow_code)
+    run_stage(ctx, "ppo", recipe_of(recipe, overrides, options, ("ppo",)), resume, allow_code)
 
 
 def dpo(
@@ -169,10 +169,11 @@ def dpo(
         "reward.test_file": test_file,
         "output_dir": output_dir,
     }
-    _run(ctx, "dpo", recipe_of(recipe, overrides, options, ("dpo",)), resume)
+    run_stage(ctx, "dpo", recipe_of(recipe, overrides, options, ("dpo",)), resume)
 
 
-def _run(ctx: typer.Context, stage: str, recipe: Recipe, resume: bool, allow_code: bool = False) -> None:
+def run_stage(ctx: typer.Context, stage: str, recipe: Recipe, resume: bool, allow_code: bool = False) -> None:
+    """The stages of a recipe of one, and what came of them."""
     from whelp import pipeline
     from whelp.progress import make_progress
 
