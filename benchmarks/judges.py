@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ensemble import workplace
 from results import DOCS, RECORDS, commit, machine, percent, points, table, write_between
 
 from whelp.constitution import HARM
@@ -31,10 +31,7 @@ from whelp.engines.base import SamplingParams
 from whelp.judges.base import Judge, labels
 from whelp.judges.local import LocalJudge, RewardJudge, examples_of
 from whelp.judges.trust import Known, known_pairs, measure
-from whelp.progress import PlainProgress
-from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
-from whelp.runs.manifest import Run
 from whelp.scorers import reward_engine
 from whelp.text.formats import read_principles
 from whelp.types import Estimate, Principle, Ranking
@@ -45,10 +42,6 @@ KINDS = ("harm", "all")
 SEEDS = (0, 1, 2)
 PAIRS = 200
 THOUGHT = SamplingParams(1, 0.0, 96, ("thought", 0))
-
-
-def workplace() -> Workplace:
-    return Workplace(load_recipe("assistant", []), Run(Path(tempfile.mkdtemp())), PlainProgress())
 
 
 def of_kind(kind: str, rankings: list[Ranking]) -> list[Ranking]:

@@ -8,9 +8,8 @@ people's rankings alone: it sifts the revisions, and is the judge where `constit
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,12 +29,13 @@ from whelp.judges.replies import Replies
 from whelp.maths.stats import clustered_bootstrap, clusters_of
 from whelp.models.sources import resolve
 from whelp.progress import SilentProgress
-from whelp.runs.files import read_json, write_json_atomic, write_text_atomic
+from whelp.runs.files import as_lines, read_json, write_json_atomic, write_text_atomic
 from whelp.runs.manifest import Run
 from whelp.scorers import reward_engine
 from whelp.splits import split_demonstrations
 from whelp.stages.constitution import feedback, revision
 from whelp.stages.context import Stage
+from whelp.stages.reward import member_scores
 from whelp.text.formats import read_demonstrations, read_rankings, read_source
 from whelp.training import train_reward_model, train_sft
 from whelp.types import Demonstration, Message, Prompt, Ranking
@@ -115,7 +115,7 @@ def revise_work(place: Workplace) -> dict[str, Any]:
             f"none of {len(written)} revisions can be learned from ({counts}). Longer answers (constitution.max_new_tokens), "
             "another constitution or a stronger model may help; chains.jsonl has every step."
         )
-    _write(stage.folder / DEMONSTRATIONS, [revision.demonstration(chain) for chain in kept])
+    write_text_atomic(stage.folder / DEMONSTRATIONS, as_lines(revision.demonstration(chain) for chain in kept))
     place.progress.say(f"{len(kept)} of {len(written)} revisions are kept; chains.jsonl has every step")
     return {
         "prompts": len(written),
@@ -128,9 +128,8 @@ def revise_work(place: Workplace) -> dict[str, Any]:
 def _quality(place: Workplace) -> revision.Quality:
     """Scores of the labeller, which learned from the training's share of people's rankings and never from the evaluation's."""
     engine = reward_engine(place, place.run.stage_dir("labeller"))
-    judge = RewardJudge(engine, engine.chat, "reward")
-    principle = place.principles[0]
-    return lambda rows: judge.scores([(prompt.messages, text, principle) for prompt, text in rows]).tolist()
+    answer = engine.chat.answer
+    return lambda rows: member_scores(engine, [answer(prompt, text) for prompt, text in rows]).mean(0).tolist()
 
 
 def revised_settings(place: Workplace) -> dict[str, Any]:
@@ -191,8 +190,7 @@ def feedback_inputs(place: Workplace) -> dict[str, Input]:
     if config.judge == "reward":
         inputs["judge"] = place.model_input(place.run.stage_dir("labeller"))
     elif config.judge != "endpoint":
-        judge = resolve(config.judge_model, place.progress.say) if config.judge_model else place.base
-        inputs["judge"] = place.model_input(judge)
+        inputs["judge"] = place.model_input(asked_model(place))
     return inputs
 
 
@@ -226,7 +224,7 @@ def _feedback(place: Workplace, judge: Judge, stage: Stage) -> dict[str, Any]:
         raise DataError(
             f"{judge.name} said nothing that can be read of {len(asked)} pairs; {stage.folder} has what it said."
         )
-    _write(stage.folder / PREFERENCES, rows)
+    write_text_atomic(stage.folder / PREFERENCES, as_lines(rows))
     said = [(one.pair.prompt.id, label) for one in labelled for label in one.labels if label is not None]
     bias = torch.tensor([label.position_bias for _, label in said], dtype=torch.float64)
     return {
@@ -263,12 +261,16 @@ def judge_of(place: Workplace) -> Iterator[Judge]:
             yield local_judge(place, "thought" if config.thinking else way)
 
 
+def asked_model(place: Workplace) -> Path:
+    """The language model that judges here."""
+    named = place.recipe.constitution.judge_model
+    return resolve(named, place.progress.say) if named else place.base
+
+
 def local_judge(place: Workplace, way: Way) -> LocalJudge:
     """The recipe's language model as a judge, with examples from people's training rankings."""
-    config = place.recipe.constitution
-    folder = resolve(config.judge_model, place.progress.say) if config.judge_model else place.base
-    engine = place.engine(folder)
-    name = folder.name
+    config, folder = place.recipe.constitution, asked_model(place)
+    engine, name = place.engine(folder), folder.name
     place.add(engine, name, folder)
     alike = _alike(place.rankings.train, place.red_team.records)
     shown = examples_of(alike, place.principles, way, config.examples)
@@ -307,10 +309,6 @@ def _alike(rankings: Sequence[Ranking], prompts: Sequence[Prompt]) -> Sequence[R
 def labelled(place: Workplace) -> Sequence[Ranking]:
     """The judge's labels, to learn from."""
     return read_rankings(place.run.stage_dir("feedback") / PREFERENCES).records if place.has_feedback else ()
-
-
-def _write(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    write_text_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 @contextmanager

@@ -5,7 +5,6 @@ A round is three stages: `label-1`, then `reward-1` and `ppo-1` as in the run's 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from whelp.engines.base import SamplingParams
 from whelp.errors import DataError, Interrupted
 from whelp.progress import rate
-from whelp.runs.files import sha256_json, write_text_atomic
+from whelp.runs.files import as_lines, sha256_json, write_text_atomic
 from whelp.scorers import labeller, reward_engine
 from whelp.splits import begun
 from whelp.stages import trust
@@ -53,7 +52,7 @@ def work(place: Workplace) -> dict[str, Any]:
         raise DataError(
             f"{folder}: of {len(rows)} prompts none has answers of different ranks, so there is nothing to learn."
         )
-    write(folder / RANKED, told_apart)
+    write_text_atomic(folder / RANKED, as_lines(told_apart))
     result = {"prompts": len(rows), "uncompared": len(rows) - len(told_apart), **how_right(place, labelled_in(folder))}
     place.progress.say(
         f"{place.named('label')}: the reward model that the policy learned from orders {rate(result['accuracy'])} of "
@@ -112,7 +111,7 @@ def row(answers: Sequence[tuple[Completion, float | None]], label: str) -> dict[
     return {
         "id": prompt.id,
         "category": prompt.category,
-        "prompt": [{"role": message.role, "content": message.content} for message in prompt.messages],
+        "prompt": [message.as_dict() for message in prompt.messages],
         "completions": [completion.text.strip() for completion, _ in answers],
         "ranks": [None if score is None else 1 + sum(other > score for other in known) for score in scores],
         "source": label,
@@ -138,7 +137,7 @@ def ranked_by_people(place: Workplace) -> list[dict[str, Any]]:
     """
     file = to_rank(place)
     if not file.exists():
-        write(file, answered(place))
+        write_text_atomic(file, as_lines(answered(place)))
     source = read_source(file)
     rows = [row.value if isinstance(row.value, dict) else {} for row in source.rows]
     ranks = [rank for row in rows if isinstance(row.get("ranks"), list) for rank in row["ranks"]]
@@ -176,7 +175,3 @@ def how_right(place: Workplace, rankings: Sequence[Ranking]) -> dict[str, Any]:
     with engine.hold(render(engine.chat, rankings)[0]) as held:
         accuracy = trust.accuracy(engine, "reward", held, rankings)
     return {"pairs": len(strict_pairs(rankings)[0]), "accuracy": accuracy.as_dict()}
-
-
-def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    write_text_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

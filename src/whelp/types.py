@@ -21,6 +21,9 @@ class Message:
     role: Role
     content: str
 
+    def as_dict(self) -> dict[str, str]:
+        return {"role": self.role, "content": self.content}
+
 
 @dataclass(frozen=True, slots=True)
 class Principle:

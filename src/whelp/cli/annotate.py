@@ -240,8 +240,8 @@ def export(
     whelp annotate export helpful pairs.jsonl --format preference
     """
     from whelp.errors import ConfigError
-    from whelp.feedback.export import FORMATS, as_lines, rows_of
-    from whelp.runs.files import write_text_atomic
+    from whelp.feedback.export import FORMATS, rows_of
+    from whelp.runs.files import as_lines, write_text_atomic
 
     if format not in FORMATS:
         raise ConfigError(f"--format: given {format!r}; expected one of {', '.join(FORMATS)}")

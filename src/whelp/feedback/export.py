@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -60,11 +59,6 @@ def _that_train(votes: Sequence[Vote], withdrawn: Collection[int]) -> tuple[list
         else:
             counted.append(vote)
     return counted, left_out
-
-
-def as_lines(rows: Iterable[Row]) -> str:
-    """JSON, a record a line."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def votes_of(project: str, database: str | None = None) -> list[Row]:
@@ -149,7 +143,7 @@ def _about(item: Judged, vote: Vote) -> Row:
 
 
 def _prompt(item: Judged) -> list[dict[str, str]]:
-    return [{"role": message.role, "content": message.content} for message in item.messages]
+    return [message.as_dict() for message in item.messages]
 
 
 def _better(vote: Vote) -> Iterator[tuple[int, int]]:

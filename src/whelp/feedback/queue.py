@@ -43,7 +43,7 @@ def new_item(project: int, item: NewItem, now: float, shuffle: float) -> Item:
     return Item(
         project_id=project,
         key=key_of(item),
-        messages=[{"role": message.role, "content": message.content} for message in item.messages],
+        messages=[message.as_dict() for message in item.messages],
         category=storable(item.category),
         completions=list(item.completions),
         sources=list(item.sources or [""] * len(item.completions)),

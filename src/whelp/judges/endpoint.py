@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from whelp.errors import ConfigError, Interrupted, ModelError
 from whelp.judges.asking import choice, thoughtful_choice
 from whelp.judges.base import Comparison, Opinion
-from whelp.judges.replies import Kept, NoLogprobs, Replies, Request, Unread, key_of, parsed, read, storable, usage
+from whelp.judges.replies import Kept, NoLogprobs, Replies, Request, Unread, key_of, parsed, read, usage, whole_text
 
 Provider = Literal["openai", "anthropic"]
 VENDORS: dict[Provider, str] = {"openai": "https://api.openai.com/v1", "anthropic": "https://api.anthropic.com"}
@@ -215,7 +215,7 @@ class EndpointJudge:
             "provider": self.provider,
             "base_url": self.url,
             "model": self.model,
-            "messages": [{"role": "user", "content": storable(question)}],
+            "messages": [{"role": "user", "content": whole_text(question)}],
             "max_tokens": max_tokens,
             "temperature": 1.0,
             "logprobs": has_logprobs,

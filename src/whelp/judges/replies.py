@@ -18,6 +18,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from whelp.feedback.database import open_database
+from whelp.feedback.queue import storable
 from whelp.feedback.schema import Reply
 from whelp.judges.asking import LETTERS
 
@@ -107,9 +108,9 @@ class Replies:
 # -- how it is read ---------------------------------------------------------------------------------------------------
 
 
-def storable(text: str) -> str:
-    """Without NUL and halves of characters, which PostgreSQL and JSON do not keep."""
-    return text.replace("\x00", "").encode("utf-8", "ignore").decode()
+def whole_text(text: str) -> str:
+    """What a database keeps, without halves of characters, which are no UTF-8."""
+    return storable(text).encode("utf-8", "ignore").decode()
 
 
 def parsed(body: bytes) -> Any:
@@ -140,7 +141,7 @@ def read(payload: Any, request: Request, is_thoughtful: bool) -> dict[str, Any]:
             text, is_cut, chosen = "".join(texts), payload.get("stop_reason") == "max_tokens", {}
         case _:
             raise Unread("the reply holds no text")
-    text = storable(text)
+    text = whole_text(text)
     if request["logprobs"]:
         top = _likeliest(chosen)
         return {"text": text, "first": probability(top), "top": top}
@@ -171,7 +172,7 @@ def _likeliest(chosen: Mapping[str, Any]) -> list[tuple[str, float]]:
 def _listed(one: Any) -> tuple[str, float]:
     match one:
         case {"token": str(token), "logprob": float() | int() as value} if -1e6 < value <= ROUNDING:
-            return storable(token), float(value)
+            return whole_text(token), float(value)
         case _:
             raise Unread("a log-probability is no number up to 0")
 

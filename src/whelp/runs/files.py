@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,11 @@ def write_json_atomic(path: Path, obj: Any) -> None:
     """`write_bytes_atomic` of indented, strictly valid JSON: NaN and infinities become null (see `plain`)."""
     text = json.dumps(plain(obj), indent=2, ensure_ascii=False, allow_nan=False)
     write_text_atomic(path, text + "\n")
+
+
+def as_lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    """JSON, a record a line."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, final
 
@@ -54,6 +55,15 @@ class MetricsLog:
             return
         kept = [line for line, record in _records(self.path) if record["step"] <= step]
         write_bytes_atomic(self.path, b"".join(line + b"\n" for line in kept))
+
+    def whole(self) -> list[dict[str, Any]]:
+        """All records, to be gone on from: a last line torn by a kill is dropped from the file.
+
+        Raises:
+            RunError: a line other than the last is no JSON object with a step.
+        """
+        self.truncate_after(sys.maxsize)
+        return self.read(self.path)
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:

@@ -306,7 +306,7 @@ def templated(
         raise ModelError(f"the tokenizer of {_name(tokenizer)} has no chat template; call ensure_template first")
     if not messages:
         raise DataError("a conversation has no messages; it needs at least the user's turn")
-    turns = [{"role": message.role, "content": message.content} for message in messages]
+    turns = [message.as_dict() for message in messages]
     try:
         text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt)
     except TemplateError as error:

@@ -17,10 +17,10 @@ from fastapi.responses import RedirectResponse, Response
 from whelp.errors import ConfigError, DataError
 from whelp.feedback.accounts import SignedIn
 from whelp.feedback.database import DATABASE_VARIABLE
-from whelp.feedback.export import FORMATS, as_lines, rows_of
+from whelp.feedback.export import FORMATS, rows_of
 from whelp.feedback.statistics import PUBLISHED, statistics
 from whelp.feedback.store import Store
-from whelp.runs.files import read_json
+from whelp.runs.files import as_lines, read_json
 from whelp.text.items import read_items
 from whelp.web.pages import Id, page, store_of
 from whelp.web.processes import Processes

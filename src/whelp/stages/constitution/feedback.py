@@ -4,7 +4,6 @@ section 4)."""
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -44,8 +43,7 @@ def answer(
     """The different answers of the engine's "policy" to each prompt, kept in `ANSWERS`: what stands there is not sampled
     again."""
     log = MetricsLog(stage.folder, ANSWERS)
-    log.truncate_after(sys.maxsize)
-    done = [tuple(row["answers"]) for row in log.read(log.path)]
+    done = [tuple(row["answers"]) for row in log.whole()]
     params = SamplingParams(config.num_generations, config.temperature, config.max_new_tokens, ("feedback", stage.seed))
     with stage.listening(), stage.progress.steps("answers", len(prompts)) as bar:
         bar.advance(len(done))
@@ -105,8 +103,7 @@ def hear(
 ) -> dict[str, Label | None]:
     """What the judge says, by the ids of the comparisons, kept in `file` as it comes: what stands there is not asked again."""
     log = MetricsLog(stage.folder, file)
-    log.truncate_after(sys.maxsize)
-    heard = {row["id"]: _read(row) for row in log.read(log.path)}
+    heard = {row["id"]: _read(row) for row in log.whole()}
     todo = [comparison for comparison in comparisons if comparison.id not in heard]
     with stage.listening(), stage.progress.steps("AI feedback", len(comparisons)) as bar:
         bar.advance(len(comparisons) - len(todo))
@@ -135,7 +132,7 @@ def preferences(labelled: Sequence[Labelled], temperature: float, model: str) ->
         yield {
             "id": pair.prompt.id,
             "category": pair.prompt.category,
-            "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt.messages],
+            "prompt": [m.as_dict() for m in pair.prompt.messages],
             "chosen": chosen,
             "rejected": rejected,
             "probability": max(first, 1.0 - first),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -55,9 +54,8 @@ def write(
     """A chain for every prompt by the engine's "policy", each kept in `CHAINS` as soon as it is whole: what stands there already
     is not written again."""
     log = MetricsLog(stage.folder, CHAINS)
-    log.truncate_after(sys.maxsize)
     known = {prompt.id: prompt for prompt in prompts}
-    done = [_read(row, known[row["id"]]) for row in log.read(log.path)]
+    done = [_read(row, known[row["id"]]) for row in log.whole()]
     with stage.listening(), stage.progress.steps("critique and revision", len(prompts)) as bar:
         bar.advance(len(done))
         while len(done) < len(prompts):
@@ -140,7 +138,7 @@ def demonstration(chain: Chain) -> dict[str, Any]:
     return {
         "id": f"{chain.prompt.id}-revised",
         "category": chain.prompt.category,
-        "prompt": [{"role": m.role, "content": m.content} for m in chain.prompt.messages],
+        "prompt": [m.as_dict() for m in chain.prompt.messages],
         "completion": chain.revision,
         "principles": [one.principle for one in chain.rounds],
     }
@@ -149,7 +147,7 @@ def demonstration(chain: Chain) -> dict[str, Any]:
 def _row(chain: Chain, config: ConstitutionConfig, seed: int) -> dict[str, Any]:
     return {
         "id": chain.prompt.id,
-        "prompt": [{"role": m.role, "content": m.content} for m in chain.prompt.messages],
+        "prompt": [m.as_dict() for m in chain.prompt.messages],
         "answer": chain.answer,
         "rounds": chain.rounds,
         "is_finished": chain.is_finished,
