@@ -19,7 +19,7 @@ from typing import Any
 import matplotlib
 import torch
 from drift import drift
-from results import EXPERIMENTS, RECORDS, ROOT, RUNS, Experiment, call_whelp
+from results import ASSISTANT, RECORDS, ROOT, RUNS, call_whelp
 
 from whelp.maths.best_of_n import expected_best, kl_bound
 from whelp.maths.shaping import RunningMoments
@@ -33,7 +33,6 @@ from whelp.stages.context import spread
 from whelp.text.chat import sampled
 from whelp.workplace import Workplace
 
-ASSISTANT: Experiment = EXPERIMENTS[0]
 RLOO = ("ppo.advantage=rloo", "ppo.num_generations=4")
 PROMPTS, ANSWERS = 96, 16
 PLOT = ROOT / "docs" / "frontier.svg"

@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 RUNS = ROOT / "runs" / "results"
 RECORDS = ROOT / "benchmarks" / "results"
 DOCS = ROOT / "docs" / "results.md"
-DATA = sorted((ROOT / "src" / "whelp" / "data").glob("*.jsonl"))
+DATA = sorted(f for f in (ROOT / "src" / "whelp" / "data").iterdir() if f.suffix in (".jsonl", ".yaml"))
 MODELS = ("base", "sft", "rlhf")
 CATEGORIES = {
     "harm-weapons": "declines: weapons",
@@ -64,13 +64,15 @@ CATEGORIES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A recipe with its seeds. `sft_of` names the experiment whose SFT model of the same seed is taken over; `overrides`
-    measure more than the recipe does by itself."""
+    """A recipe with its seeds; `named` is the recipe where the experiment has another name, `overrides` are what differs from it.
+    `takes` are stages that would come out the same in `source`: they are taken over from its run of the same seed."""
 
     name: str
     seeds: tuple[int, ...]
-    sft_of: str | None = None
     overrides: tuple[str, ...] = ()
+    named: str | None = None
+    source: Experiment | None = None
+    takes: tuple[str, ...] = ("sft",)
 
     def folder(self, seed: int) -> Path:
         return RUNS / f"{self.name}-{seed}"
@@ -78,17 +80,19 @@ class Experiment:
     def record(self, seed: int) -> Path:
         return RECORDS / f"{self.name}-{seed}.json"
 
+    @property
+    def recipe_name(self) -> str:
+        return self.named or self.name
+
     def recipe(self, seed: int) -> Recipe:
-        return load_recipe(self.name, self.settings(seed))
+        return load_recipe(self.recipe_name, self.settings(seed))
 
     def settings(self, seed: int) -> list[str]:
         return [f"seed={seed}", *self.overrides]
 
 
-EXPERIMENTS = (
-    Experiment("assistant", (0, 1, 2), overrides=("evaluate.samples=1",)),
-    Experiment("checker", (0, 1, 2), sft_of="assistant"),
-)
+ASSISTANT = Experiment("assistant", (0, 1, 2), overrides=("evaluate.samples=1",))
+EXPERIMENTS = (ASSISTANT, Experiment("checker", (0, 1, 2), source=ASSISTANT))
 
 
 # -- the queue --------------------------------------------------------------------------------------------------------
@@ -129,20 +133,23 @@ def with_defaults(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[st
 
 def run(experiment: Experiment, seed: int) -> None:
     folder = experiment.folder(seed)
-    _take_over_sft(experiment, seed)
-    call_whelp("run", experiment.name, *experiment.settings(seed), "--output_dir", str(folder), "--resume")
+    _take_over(experiment, seed)
+    call_whelp("run", experiment.recipe_name, *experiment.settings(seed), "--output_dir", str(folder), "--resume")
     write_json_atomic(experiment.record(seed), record(experiment, seed))
 
 
-def _take_over_sft(experiment: Experiment, seed: int) -> None:
-    """Both runs would train the very same SFT model: the second one takes it, and what is known of its prompts."""
-    source = next((e for e in EXPERIMENTS if e.name == experiment.sft_of), None)
+def _take_over(experiment: Experiment, seed: int) -> None:
+    """Both runs would do the very same in some stages: the second one takes them, and what is known of their prompts."""
     folder = experiment.folder(seed)
-    if source is None or folder.exists() or not (source.folder(seed) / "sft" / DONE).exists():
+    if experiment.source is None or folder.exists():
         return
-    folder.mkdir(parents=True)
-    shutil.copytree(source.folder(seed) / "sft", folder / "sft")
-    shutil.copy(source.folder(seed) / TRAINING_PROMPTS, folder)
+    source = experiment.source.folder(seed)
+    taken = [stage for stage in experiment.takes if (source / stage / DONE).exists()]
+    if taken:
+        folder.mkdir(parents=True)
+        shutil.copy(source / TRAINING_PROMPTS, folder)
+    for stage in taken:
+        shutil.copytree(source / stage, folder / stage)
 
 
 def record(experiment: Experiment, seed: int) -> dict[str, Any]:
@@ -181,15 +188,15 @@ def by_prompt(rows: Sequence[dict[str, Any]], model: str) -> dict[str, dict[str,
     return result
 
 
-def wins(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """1 where the judge prefers RLHF to SFT, 0.5 where both say the same; empty without a judge."""
+def wins(rows: Sequence[dict[str, Any]], after: str = "rlhf", before: str = "sft") -> dict[str, float]:
+    """1 where the judge prefers the model `after` to `before`, 0.5 where both say the same; empty without a judge."""
     answers = {(row["model"], row["id"]): row for row in rows if row["judge"] is not None}
     result = {}
-    for (model, prompt), after in answers.items():
-        if model == "rlhf":
-            before = answers["sft", prompt]
-            same = after["completion"] == before["completion"]
-            result[prompt] = 0.5 if same else float(after["judge"] > before["judge"])
+    for (model, prompt), answer in answers.items():
+        if model == after:
+            other = answers[before, prompt]
+            same = answer["completion"] == other["completion"]
+            result[prompt] = 0.5 if same else float(answer["judge"] > other["judge"])
     return result
 
 
@@ -205,8 +212,8 @@ def run_hh(files: Sequence[Path]) -> None:
         "reward", "--model", model, "--train_file", str(pairs), "--output_dir", str(folder), "--resume", *overrides
     )
     result: dict[str, Any] = {"reward": read_json(folder / "reward" / "metrics.json"), "judge": {}}
-    for seed in EXPERIMENTS[0].seeds:
-        run_folder = EXPERIMENTS[0].folder(seed)
+    for seed in ASSISTANT.seeds:
+        run_folder = ASSISTANT.folder(seed)
         if (run_folder / "ppo" / DONE).exists():
             named = [f"--model={name}={run_folder / stage}" for name, stage in (("sft", "sft"), ("rlhf", "ppo"))]
             out = RUNS / f"{name}-judge-{seed}"
