@@ -118,7 +118,8 @@ class PPOConfig(Section):
     train_file: str = Field("builtin:prompts", description="prompts: a file, hub id or builtin:<name>")
     reward: str = Field(
         "model",
-        description="model, checker (the prompts' own checks), FILE.py:FUNCTION, or a sum: model + 0.5 * checker",
+        description="model, checker (the prompts' own checks), FILE.py:FUNCTION, or a sum: model + 0.5 * checker; a sum may take "
+        "off length (in tokens), repetition, flattery, certainty and confident_error",
     )
     reward_model: str | None = Field(None, description="a reward model's folder or hub id; empty: the run's own")
     reward_aggregation: Literal["mean", "min", "uncertainty"] = Field(
@@ -135,6 +136,10 @@ class PPOConfig(Section):
     )
     only_where_trusted: bool = Field(
         True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
+    )
+    debias_length: bool = Field(
+        False,
+        description="take off the reward model's score what it pays for length as such, as measured on held-out rankings",
     )
     advantage: Literal["gae", "rloo", "grpo"] = Field(
         "gae",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from whelp.config import Recipe
 from whelp.models.sources import fault
-from whelp.rewards.formula import functions
+from whelp.rewards.formula import NAMES, functions
 from whelp.text.formats.lines import BUILTIN, DATABASE, builtins, is_of_the_hub
 
 ORDER = ("sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "report")
@@ -115,13 +115,18 @@ def rewards(recipe: Recipe) -> Iterator[Mistake]:
     except ValueError as error:
         yield Mistake(
             ("ppo.reward",),
-            f"given {recipe.ppo.reward!r}, where {error}; expected model, checker, FILE.py:FUNCTION, or a sum of them such as "
-            "model + 0.5 * checker",
+            f"given {recipe.ppo.reward!r}, where {error}; expected {', '.join(NAMES)}, FILE.py:FUNCTION, or a sum of "
+            "them such as model + 0.5 * checker - 0.01 * length",
         )
         return
     if "ppo" not in recipe.stages:
         return
     yield from _missing_files("ppo.reward", weights)
+    if recipe.ppo.debias_length and "model" not in weights:
+        yield Mistake(
+            ("ppo.debias_length", "ppo.reward"),
+            f"given true with ppo.reward {recipe.ppo.reward!r}; expected model there: what it pays for length is taken off",
+        )
     if recipe.ppo.shaping != "none" and "model" not in weights:
         yield Mistake(
             ("ppo.shaping", "ppo.reward"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
@@ -18,9 +21,11 @@ from whelp.rewards.classifier import ClassifierReward
 from whelp.rewards.compose import AgainstReference, WeightedSum, load_function
 from whelp.rewards.model import ModelReward, TextReward
 from whelp.rewards.rules import CheckerReward
+from whelp.rewards.surface import TERMS, SurfaceReward
 from whelp.runs.files import read_json
+from whelp.stages.reward import member_scores
 from whelp.stages.trust import guessed
-from whelp.types import Prompt
+from whelp.types import Completion, Prompt
 from whelp.workplace import Workplace
 
 
@@ -61,7 +66,7 @@ def _part(name: str, learned: Reward | None, checker: Reward) -> Reward:
         case "checker":
             return checker
         case _:
-            return load_function(name)
+            return SurfaceReward(name) if name in TERMS else load_function(name)
 
 
 def _learned(
@@ -70,9 +75,9 @@ def _learned(
     """A reward model, and what made its scores of its raw logits. `as_sampled`: answers that were cut off are read so."""
     if not made_by_whelp(folder):
         place.progress.say(f"{folder} was not made by whelp: it reads the answers' text, as transformers runs it")
-        longest = place.recipe.reward.max_length
-        longest = min(longest, context_of(folder) or longest)
-        return ClassifierReward(*load_classifier(folder, place.compute), longest), 1.0
+        if place.recipe.ppo.debias_length:
+            length_slope(place, folder, None)
+        return classifier(place, folder), 1.0
     shares_tokens = has_vocabulary(engine.chat.tokenizer, folder)
     home = engine if shares_tokens else place.engine(folder, place.recipe.reward.max_length)
     members = members_in(folder)
@@ -90,7 +95,8 @@ def _learned(
             f"{folder} has no {POSTERIOR}, which says what a reward model is sure of: only what its members disagree about is "
             "doubted. Train it again to have it."
         )
-    model = ModelReward(home, name, shift, ppo.reward_aggregation, ppo.uncertainty_coef)
+    slope = length_slope(place, folder, config) if ppo.debias_length else 0.0
+    model = ModelReward(home, name, shift, ppo.reward_aggregation, ppo.uncertainty_coef, slope)
     reward: Reward = model
     if not shares_tokens:
         place.progress.say(
@@ -98,6 +104,18 @@ def _learned(
         )
         reward = TextReward(model, home.chat, as_sampled)
     return reward, getattr(config, "reward_gain", 1.0)
+
+
+def length_slope(place: Workplace, folder: Path, config: Any) -> float:
+    """What the reward model of `folder` pays for a word as such. Raises `ModelError` where that was not measured."""
+    slope = getattr(config, "reward_length_slope", None)
+    if slope is None:
+        raise ModelError(
+            f"ppo.debias_length: nothing is known of what {folder} pays for length. Train it by whelp reward with held-out "
+            "rankings, or take off - 0.01 * length in ppo.reward."
+        )
+    place.progress.say(f"{slope:+.4f} a word is taken off: what the reward model pays for length as such")
+    return slope
 
 
 def made_by_whelp(folder: Path) -> bool:
@@ -110,6 +128,26 @@ def reward_engine(place: Workplace, folder: Path) -> LocalEngine:
     engine = place.engine(folder, place.recipe.reward.max_length)
     engine.add("reward", place.spec(folder, head="scalar", members=members_in(folder)))
     return engine
+
+
+TextScorer = Callable[[Sequence[tuple[Prompt, str]]], Float[Tensor, "M N"]]
+"""Raw scores of answers to prompts by every member of a reward model."""
+
+
+def text_scorer(place: Workplace, folder: Path) -> TextScorer:
+    """Of any reward model, by text alone."""
+    if made_by_whelp(folder):
+        engine = reward_engine(place, folder)
+        answer = engine.chat.answer
+        return lambda rows: member_scores(engine, [answer(prompt, text) for prompt, text in rows])
+    other = classifier(place, folder)
+    return lambda rows: other.scores([Completion(prompt, text, (), (), True) for prompt, text in rows])[None]
+
+
+def classifier(place: Workplace, folder: Path) -> ClassifierReward:
+    """A reward model that whelp did not make."""
+    longest = place.recipe.reward.max_length
+    return ClassifierReward(*load_classifier(folder, place.compute), min(longest, context_of(folder) or longest))
 
 
 def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:

@@ -88,6 +88,8 @@ def train_reward_model(
     sampling = SamplingParams(temperature=ppo.temperature, max_new_tokens=ppo.response_length, key=("scale", seed))
     gain, shifts = reward.scale(engine, engine.chat, train, demonstrations, sampling if can_sample else None)
     noted: dict[str, Any] = {"reward_temperature": ppo.temperature} if can_sample else {}
+    if "length_bias" in result:
+        noted["reward_length_slope"] = gain * result["length_bias"]["slope"]
     if config.members > 1:
         noted["reward_member_shifts"] = shifts
     export(place, engine, "reward", name, gain=gain, reward_shift=shifts[0], reward_gain=gain, **noted)

@@ -78,6 +78,29 @@ def partial_correlation(
     return Estimate(float(correlation(sums.sum(2, keepdim=True))), low, high, len(units))
 
 
+def correlation(x: Float[Tensor, "N"], y: Float[Tensor, "N"]) -> float:
+    """Pearson's; 0 where one of them does not vary."""
+    if len(x) < 2 or x.std() == 0 or y.std() == 0:
+        return 0.0
+    return float(torch.corrcoef(torch.stack([x.double(), y.double()]))[0, 1])
+
+
+def partial_slope(
+    x: Float[Tensor, "N"], y: Float[Tensor, "N"], given: Float[Tensor, "N"], clusters: Int[Tensor, "N"]
+) -> float:
+    """How much more of x comes with one more of y within clusters, at equal `given`: least squares with a constant for each
+    cluster. 0 where y does not vary beside `given`."""
+    names, index = clusters.unique(return_inverse=True)
+    columns = torch.stack([x, y, given]).double()
+    size = torch.bincount(index).double()
+    mean = torch.zeros(3, len(names), dtype=torch.float64).index_add_(1, index, columns) / size
+    score, length, rank = columns - mean[:, index]
+    if rank.square().sum() > 0:
+        length = length - rank * (length @ rank) / (rank @ rank)
+    square = float(length @ length)
+    return float(score @ length) / square if square > 1e-12 else 0.0
+
+
 def logistic_fit(
     features: Float[Tensor, "N D"], labels: Float[Tensor, "N"], ridge: float = 1e-3, steps: int = 50
 ) -> Float[Tensor, "D"]:

@@ -30,8 +30,12 @@ class ClassifierReward:
     max_length: int
     """In tokens; longer conversations lose their start, but for its first token."""
 
-    @torch.no_grad()
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
+        return self.scores(completions)
+
+    @torch.no_grad()
+    def scores(self, completions: Sequence[Completion]) -> Float[Tensor, "B"]:
+        """By text alone."""
         encoded = [self.encode(completion) for completion in completions]
         by_length = sorted(range(len(encoded)), key=lambda i: len(encoded[i]["input_ids"]))
         size = BATCH if self.tokenizer.pad_token_id is not None else 1

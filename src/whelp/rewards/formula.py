@@ -8,13 +8,15 @@ from collections.abc import Mapping
 
 NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
 TERM = re.compile(rf"(?:(?P<weight>[+-]?{NUMBER})\s*\*\s*)?(?P<name>\S+)")
+NAMES = ("model", "checker", "length", "repetition", "flattery", "certainty", "confident_error")
+"""What needs no code of the user's: a reward model, the prompts' checks, and what can be taken off (`whelp.rewards.surface`)."""
 FUNCTION = re.compile(r"\S+\.py:[A-Za-z_]\w*")
 
 
 def parse(formula: str) -> Mapping[str, float]:
     """`model + 0.5 * checker - 0.1 * rewards.py:length` as weights by name; signs stand between spaces, or first.
 
-    Names are `model`, `checker` and FILE.py:FUNCTION. Raises `ValueError` that says what is wrong.
+    Names are `NAMES` and FILE.py:FUNCTION. Raises `ValueError` that says what is wrong.
     """
     signs_and_terms = re.split(r"(?:^|\s)([+-])\s+", f" {formula.strip()}")
     weights: dict[str, float] = {}
@@ -26,7 +28,7 @@ def parse(formula: str) -> Mapping[str, float]:
         if term is None:
             raise ValueError(f"{text.strip()!r} is no reward")
         name, weight = term["name"], float(term["weight"] or 1)
-        if name not in ("model", "checker") and not FUNCTION.fullmatch(name):
+        if name not in NAMES and not FUNCTION.fullmatch(name):
             raise ValueError(f"{name!r} is no reward")
         if name in weights:
             raise ValueError(f"{name} stands twice")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,9 +24,13 @@ class ModelReward:
     shift: Float[Tensor, "M"]
     how: Aggregation = "mean"
     uncertainty_coef: float = 0.0
+    length_slope: float = 0.0
+    """What a word earns as such, which is taken off; 0: nothing is."""
 
     def __call__(self, completions: Sequence[Completion], held: Held) -> Float[Tensor, "B"]:
         rewards = self.engine.rewards(self.name, held) - self.shift[:, None]
+        if self.length_slope:
+            rewards = rewards - self.length_slope * torch.tensor([float(len(c.text.split())) for c in completions])
         if self.how != "uncertainty":
             return aggregate(rewards, self.how)
         return aggregate(rewards, self.how, self.uncertainty_coef, self.engine.reward_variance(self.name, held))

@@ -7,12 +7,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from whelp.engines.base import Engine, Held
 from whelp.maths.calibration import expected_calibration_error, reliability, temperature, tempered
-from whelp.maths.stats import clustered_bootstrap, logistic_fit, partial_correlation, wilson
+from whelp.maths.stats import (
+    clustered_bootstrap,
+    correlation,
+    logistic_fit,
+    partial_correlation,
+    partial_slope,
+    wilson,
+)
 from whelp.monitors.surface import features
 from whelp.stages.comparisons import by_prompt, prompts_of, render, right, strict_pairs
 from whelp.text.chat import Chat
@@ -70,6 +77,7 @@ def measure(engine: Engine, chat: Chat, rankings: Sequence[Ranking], held_out: S
         "by_source": accuracy_by(pairs.source, model, pairs.cluster),
         "calibration": calibration(pairs.margin, pairs.cluster),
         "length_given_quality": length_given_quality(scores, held_out).as_dict(),
+        "length_bias": length_bias(scores, held_out),
         "trusted": advantage.low > 0,
         "verdict": verdict(advantage),
         "above_negatives": above_negatives(engine, chat, held_out),
@@ -120,10 +128,39 @@ def calibration(margin: Float[Tensor, "N"], cluster: Tensor) -> dict[str, Any]:
 def length_given_quality(scores: Float[Tensor, "B"], rankings: Sequence[Ranking]) -> Estimate:
     """Correlation of score and length among answers that were ranked together, at equal rank: above 0, the model pays for length
     as such. The interval draws prompts with all their rankings."""
+    words, rank, ranked, prompt = by_answer(rankings)
+    return partial_correlation(scores, words, rank, ranked, prompt)
+
+
+def length_bias(scores: Float[Tensor, "B"], rankings: Sequence[Ranking]) -> dict[str, float]:
+    """What the model pays for a word as such: the slope of score over length at equal rank. What taking it off does is measured
+    on one half of the prompts with the slope of the other half: correlation of score and length, and accuracy, before and after.
+    """
+    words, rank, ranked, prompt = by_answer(rankings)
+    better, worse, _ = strict_pairs(rankings)
+
+    def slope(rows: Bool[Tensor, "B"]) -> float:
+        return partial_slope(scores[rows], words[rows], rank[rows], ranked[rows])
+
+    is_even = prompt % 2 == 0
+    debiased = scores - torch.where(is_even, slope(~is_even), slope(is_even)) * words
+    return {
+        "slope": slope(torch.ones_like(is_even)),
+        "correlation": correlation(scores, words),
+        "correlation_after": correlation(debiased, words),
+        "accuracy": float(right(scores[better] - scores[worse]).mean()),
+        "accuracy_after": float(right(debiased[better] - debiased[worse]).mean()),
+    }
+
+
+def by_answer(
+    rankings: Sequence[Ranking],
+) -> tuple[Float[Tensor, "B"], Float[Tensor, "B"], Int[Tensor, "B"], Int[Tensor, "B"]]:
+    """(words, rank, number of its ranking, number of its prompt) of every answer."""
     words = torch.tensor([float(len(text.split())) for ranking in rankings for text in ranking.completions])
     rank = torch.tensor([float(rank) for ranking in rankings for rank in ranking.ranks])
     ranked = torch.tensor([g for g, ranking in enumerate(rankings) for _ in ranking.completions])
-    return partial_correlation(scores, words, rank, ranked, torch.tensor(prompts_of(rankings))[ranked])
+    return words, rank, ranked, torch.tensor(prompts_of(rankings))[ranked]
 
 
 def above_negatives(engine: Engine, chat: Chat, held_out: Sequence[Ranking]) -> dict[str, dict[str, float]]:
