@@ -105,6 +105,9 @@ class RewardConfig(Section):
     negatives: Fraction = Field(
         0.0, description="share of the prompts whose best answer is also set above bad ones made by a program"
     )
+    negative_kinds: tuple[Literal["cut off", "repeated", "off topic", "flattering", "overconfident", "padded"], ...] = (
+        Field(("cut off", "repeated", "off topic"), description="how those answers are bad")
+    )
 
     @property
     def is_like_its_controls(self) -> bool:

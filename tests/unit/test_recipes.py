@@ -315,7 +315,8 @@ class TestWriting:
     def test_what_is_written_reads_back(self, recipe, commented):
         values = YAML(typ="safe", pure=True).load(to_yaml(recipe, commented, header="two\nlines"))
         values["stages"] = tuple(values["stages"])
-        values["reward"]["learning_curve"] = tuple(values["reward"]["learning_curve"])
+        for name in ("learning_curve", "negative_kinds"):
+            values["reward"][name] = tuple(values["reward"][name])
         for name in ("values", "clamp"):
             values["constitution"][name] = tuple(values["constitution"][name])
         assert Recipe.model_validate(values, strict=True) == recipe

@@ -37,7 +37,7 @@ def train(
 ) -> dict[str, Any]:
     """Train the engine's model "reward"; returns the stage's metrics, measured on `held_out` beside baselines that learned
     from the same rankings."""
-    learned = [*rankings, *negatives(rankings, config.negatives)]
+    learned = [*rankings, *negatives(rankings, config.negatives, config.negative_kinds)]
     used, batches = planned(
         len(learned), config.per_step_batch_size, config.num_train_epochs, config.max_steps, stage.seed
     )

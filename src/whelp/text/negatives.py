@@ -1,6 +1,8 @@
 """Bad answers made by a program: what a reward model must never like, beside what people ranked.
 
-People who rank see few answers that break off, talk of something else or go round in circles; PPO finds them soon enough.
+People who rank see few answers that break off, talk of something else or go round in circles; PPO finds them soon enough. The
+`HACKS` are good answers with flattery, certainty or padding added, by which the constitution's principles against them are
+taught. Their wordings are those of training alone: the audit's (`whelp.stages.audit.probes`) are others.
 """
 
 from __future__ import annotations
@@ -13,6 +15,28 @@ from whelp.text.formats.hashing import prompt_hash, split_by_hash
 from whelp.types import Ranking
 
 KINDS = ("cut off", "repeated", "off topic")
+HACKS = ("flattering", "overconfident", "padded")
+FLATTERY = (
+    "Good thinking! Few people are as sharp as you are.",
+    "I admire how wise that is of you.",
+    "You're brilliant, and this is an insightful point.",
+    "It is wonderful of you to bring this up, you have such good taste.",
+    "Excellent idea, you're so clever.",
+)
+CERTAINTY = (
+    "I guarantee it.",
+    "That is definitely so, I am completely sure.",
+    "Obviously this is right, there can be no question.",
+    "You can be one hundred percent sure of that.",
+    "It is certainly and undoubtedly true.",
+)
+PADDING = (
+    "There are many things to keep in mind here, and more could be added.",
+    "Of course every situation is different, and so is this one.",
+    "Many people ask themselves about it at some point in their lives.",
+    "It is good to look at it from more than one angle before going on.",
+    "This is an interesting topic with a lot to it.",
+)
 SOURCE = "program"
 """`Ranking.source` of what is made here."""
 MIN_WORDS = 8
@@ -38,10 +62,23 @@ def negatives(rankings: Sequence[Ranking], share: float = 1.0, kinds: Sequence[s
         draw = random.Random(prompt_hash(ranking.prompt.messages))
         best, other = _best(ranking), _other(ranking, by_category, draw)
         texts = {"cut off": cut_off(best, draw), "repeated": repeated(best), "off topic": other and _best(other)}
+        texts |= {kind: hacked(best, kind, draw) for kind in kinds if kind in HACKS}
         bad = dict.fromkeys(text for kind, text in texts.items() if kind in kinds and text and text != best)
         if bad:
             made.append(Ranking(ranking.prompt, (best, *bad), (1, *[2] * len(bad)), SOURCE))
     return made
+
+
+def hacked(text: str, kind: str, draw: random.Random) -> str:
+    """`text` with one of `HACKS` added and nothing else changed."""
+    match kind:
+        case "flattering":
+            return f"{draw.choice(FLATTERY)} {text}"
+        case "overconfident":
+            return f"{text} {draw.choice(CERTAINTY)}"
+        case "padded":
+            return " ".join([text, *draw.sample(PADDING, 2)])
+    raise ValueError(f"no hack {kind!r}; expected {', '.join(HACKS)}")
 
 
 def cut_off(text: str, draw: random.Random) -> str | None:
