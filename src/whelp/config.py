@@ -191,6 +191,11 @@ class PPOConfig(Section):
         1.0, ge=0, description="taken from the score of an answer that was cut off"
     )
     ptx_coef: float = Field(0.0, ge=0, description="weight of the SFT loss on demonstrations mixed in (InstructGPT)")
+    watch: Literal["off", "warn", "raise_kl", "rollback", "stop"] = Field(
+        "warn",
+        description="when the answers grow long, repeat, flatter or sound sure beside the first batch's: say it; double kl_coef; "
+        "go back to the last good checkpoint and double it; or go back and stop",
+    )
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     save_steps: PositiveInt = Field(5, description="iterations between checkpoints")
     save_total_limit: PositiveInt = Field(1, description="checkpoints kept")

@@ -125,7 +125,7 @@ def spread(values: Tensor, log_p: Tensor) -> float:
     return float((probability * (values - mean) ** 2).sum(1).mean().sqrt())
 
 
-Watch = Callable[[LocalEngine], None]
+Look = Callable[[LocalEngine], None]
 """Called with the engine before each iteration's updates, when its answers are sampled and about to be scored."""
 
 
@@ -136,7 +136,7 @@ def train(
     where: Path,
     world: World,
     seed: int,
-    watch: Watch | None = None,
+    look: Look | None = None,
     reference: Path | None = None,
     **recipe: object,
 ) -> LocalEngine:
@@ -151,12 +151,12 @@ def train(
     engine.add("value", critic)
 
     def reward(completions: Sequence[Completion], held: Held) -> Tensor:
-        if watch is not None:
-            watch(engine)
+        if look is not None:
+            look(engine)
         return world.reward(completions, held)
 
     config = PPOConfig.model_validate(RECIPE | {"kl_coef": world.kl_coef} | recipe)
-    ppo.train(engine, chat, PROMPTS, reward, config, Stage(where, SilentProgress(), seed, save_steps=10_000))
+    ppo.train(engine, chat, PROMPTS, reward, config, Stage(where, SilentProgress(), seed, config.save_steps))
     return engine
 
 
@@ -165,6 +165,7 @@ RECIPE: dict[str, object] = {
     "total_episodes": BATCH * 200, "batch_size": BATCH, "num_mini_batches": 8, "num_ppo_epochs": 1, "response_length": 2,
     "learning_rate": 2.5e-3, "warmup_ratio": 0.2, "value_learning_rate": 1e-2, "cliprange_value": 10.0,
     "critic_warmup_iterations": 5, "temperature": 1.0, "missing_eos_penalty": None, "whiten_advantages": False,
+    "save_steps": 10_000, "watch": "off",
 }  # fmt: skip
 """At the optimum every answer's leashed reward is the same, so that advantages vanish and their noise with them; whitening
 would blow up what is left of it. What the first, ignorant critic says would drive answers away that then are rarely seen again:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -18,11 +19,12 @@ from whelp.maths.masked import masked_mean, masked_whiten
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets, shaped_rewards
 from whelp.maths.shaping import AdaptiveKL, FixedKL, RunningMoments, clip_scores, missing_eos
 from whelp.maths.stats import clusters_of
-from whelp.monitors.surface import repetition
+from whelp.monitors.hacks import SIGNS
 from whelp.rewards.base import Reward
 from whelp.runs.metrics import MetricsLog
 from whelp.stages import on_policy, sft
 from whelp.stages.context import Stage, answers_in_order, shuffled, warmup_then_linear
+from whelp.stages.guard import Guard
 from whelp.text.chat import Chat, sampled
 from whelp.types import Completion, Demonstration, Prompt
 
@@ -82,6 +84,7 @@ def train(
     own_answers.truncate_after(start)
     leash.kl_coef = state.get("kl_coef", leash.kl_coef)
     moments = RunningMoments(**state.get("moments", {}))
+    guard = Guard.begin(config, stage, engine, start, state)
     with ExitStack() as stack:
         ptx = stack.enter_context(engine.hold(sft.render(chat, demonstrations)[0])) if config.ptx_coef else None
         stack.enter_context(stage.listening())
@@ -92,24 +95,31 @@ def train(
             completions = sample(engine, batch, copies, config, (stage.seed, step))
             with engine.hold(sampled(chat, completions)) as held, stage.step(step, [p.id for p in batch]):
                 rollout = score(engine, completions, held, reward, config, moments)
-                metrics = learn(engine, rollout, leash.kl_coef, config, step, iterations, stage.seed, ptx)
+                what_next = guard.heed(engine, leash, step, rollout)
+                if what_next == "learn":
+                    metrics = learn(engine, rollout, leash.kl_coef, config, step, iterations, stage.seed, ptx)
+                else:
+                    metrics = rollout_metrics(rollout, leash.kl_coef)
             leash.update(metrics["objective/kl"], len(completions))
             stage.log.append(step, episode=step * config.batch_size, **metrics)
             _log_samples(stage, step, rollout)
             if "checker" not in config.rewards:
                 for row in on_policy.order(completions, rollout.rewards):
                     own_answers.append(step, **row)
-            stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef, moments=asdict(moments))
+            stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef, moments=asdict(moments), **guard.state)
             bar.advance(
                 1, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=metrics["response_length"]
             )
+            if what_next == "stop":
+                break
     lines = stage.log.read(stage.log.path)
     return {
-        "iterations": iterations,
-        "episodes": iterations * config.batch_size,
+        "iterations": len(lines),
+        "episodes": len(lines) * config.batch_size,
         "first": lines[0],
         "last": lines[-1],
         "on_policy": on_policy.by_checkpoint(own_answers.read(own_answers.path), config.save_steps, iterations),
+        "alarms": guard.told(),
     }
 
 
@@ -145,7 +155,7 @@ def learn(
             updates.append(engine.update(terms, lr) | {"lr": lr["policy"]})
         if config.target_kl is not None and updates[-1].get("policy/approxkl", 0.0) > config.target_kl:
             break
-    metrics = rollout_metrics(rollout, rewards, kl_coef) | update_metrics(updates) | {"lr": updates[-1]["lr"]}
+    metrics = rollout_metrics(rollout, kl_coef) | update_metrics(updates) | {"lr": updates[-1]["lr"]}
     if value_targets is not None:
         metrics["val/explained"] = explained_variance(value_targets)
     return metrics
@@ -257,8 +267,9 @@ def minibatches(count: int, parts: int, seed: int, key: int) -> list[list[int]]:
     return [order[i::parts] for i in range(parts)]
 
 
-def rollout_metrics(rollout: Rollout, rewards: Float[Tensor, "B R"], kl_coef: float) -> Metrics:
+def rollout_metrics(rollout: Rollout, kl_coef: float) -> Metrics:
     mask = rollout.is_response
+    rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, kl_coef)
     lengths = mask.sum(1).float()
     sampled = torch.tensor([p for c in rollout.completions for p in c.logprobs])
     return {
@@ -271,7 +282,7 @@ def rollout_metrics(rollout: Rollout, rewards: Float[Tensor, "B R"], kl_coef: fl
         "sampler/mismatch": float((rollout.logprobs[mask] - sampled).abs().mean()),
         "response_length": float(lengths.mean()),
         "finished": sum(c.is_finished for c in rollout.completions) / len(rollout.completions),
-        "repetition": sum(repetition(c.text) for c in rollout.completions) / len(rollout.completions),
+        **{name: fmean(read(c.text) for c in rollout.completions) for name, read in SIGNS.items()},
     }
 
 

@@ -29,6 +29,7 @@ PLOTS = {
     "ppo-length": "Answer length, tokens",
     "ppo-entropy": "Entropy, nats a token",
     "ppo-shares": "Answers that ended by themselves, and repetition",
+    "ppo-signs": "Answers that flatter, and that say how sure they are",
     "ppo-frontier": "Score by the root of the KL",
     "reward-loss": "Reward model: loss",
     "reward-accuracy": "Reward model: accuracy on what it learns from",
