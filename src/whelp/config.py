@@ -137,12 +137,12 @@ class PPOConfig(Section):
         "none",
         description="preference: of the model's score its sigmoid against an answer of the SFT model, so that it levels off",
     )
-    only_where_trusted: bool = Field(
-        True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
-    )
     debias_length: bool = Field(
         False,
         description="take off the reward model's score what it pays for length as such, as measured on held-out rankings",
+    )
+    only_where_trusted: bool = Field(
+        True, description="leave out prompts of categories in which the reward model only guesses on held-out pairs"
     )
     advantage: Literal["gae", "rloo", "grpo"] = Field(
         "gae",
@@ -327,6 +327,19 @@ class EvaluateConfig(Section):
     )
 
 
+class AuditConfig(Section):
+    """Does the reward model pay for hacks, and did the policy learn any?"""
+
+    cases: str = Field(
+        "builtin:audit", description="prompts with good answers, to which hacks are added: a file or builtin:<name>"
+    )
+    max_cases: PositiveInt = Field(48, description="cases that are used, from every category in turn")
+    probes: tuple[str, ...] = Field((), description="Python files with probes of one's own, beside those that ship")
+    reward_model: str | None = Field(
+        None, description="a reward model's folder or hub id; empty: the one PPO learned from"
+    )
+
+
 class Recipe(Section):
     """One run, from a raw model to a report."""
 
@@ -339,8 +352,8 @@ class Recipe(Section):
     )
     trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
-    stages: tuple[Literal["sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "report"], ...] = Field(
-        ("sft", "reward", "ppo", "evaluate", "report"), description="what is run, in this order"
+    stages: tuple[Literal["sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "audit", "report"], ...] = (
+        Field(("sft", "reward", "ppo", "evaluate", "report"), description="what is run, in this order")
     )
     sft: SFTConfig = Field(default_factory=SFTConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)
@@ -349,6 +362,7 @@ class Recipe(Section):
     constitution: ConstitutionConfig = Field(default_factory=ConstitutionConfig)
     dpo: DPOConfig = Field(default_factory=DPOConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    audit: AuditConfig = Field(default_factory=AuditConfig)
 
     @property
     def sft_layers(self) -> int | Literal["all"]:

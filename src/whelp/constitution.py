@@ -31,11 +31,10 @@ from whelp.models.sources import resolve
 from whelp.progress import SilentProgress
 from whelp.runs.files import as_lines, read_json, write_json_atomic, write_text_atomic
 from whelp.runs.manifest import Run
-from whelp.scorers import reward_engine
+from whelp.scorers import reward_engine, text_scorer
 from whelp.splits import split_demonstrations
 from whelp.stages.constitution import feedback, revision
 from whelp.stages.context import Stage
-from whelp.stages.reward import member_scores
 from whelp.text.formats import read_demonstrations, read_rankings, read_source
 from whelp.training import train_reward_model, train_sft
 from whelp.types import Demonstration, Message, Prompt, Ranking
@@ -127,9 +126,8 @@ def revise_work(place: Workplace) -> dict[str, Any]:
 
 def _quality(place: Workplace) -> revision.Quality:
     """Scores of the labeller, which learned from the training's share of people's rankings and never from the evaluation's."""
-    engine = reward_engine(place, place.run.stage_dir("labeller"))
-    answer = engine.chat.answer
-    return lambda rows: member_scores(engine, [answer(prompt, text) for prompt, text in rows]).mean(0).tolist()
+    score = text_scorer(place, place.run.stage_dir("labeller"))
+    return lambda rows: score(rows).mean(0).tolist()
 
 
 def revised_settings(place: Workplace) -> dict[str, Any]:

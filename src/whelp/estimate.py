@@ -98,6 +98,7 @@ def plan(recipe: Recipe, place: Workplace) -> Plan:
     if needed > free:
         notes.append(f"NOT ENOUGH DISK: about {needed:,.0f} MB are needed")
     code = [name for rewards in scored_by(recipe).values() for name in functions(rewards)]
+    code += recipe.audit.probes if "audit" in recipe.stages else ()
     if code and not place.allow_code:
         notes.append(f"the run asks for --allow_code, for it runs {', '.join(code)}")
     return Plan(rows, notes)
@@ -317,6 +318,18 @@ def _evaluate(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tup
     return 2 * size.total * (response / speed.decode + answers * PROMPT_TOKENS / speed.forward), 0
 
 
+AUDITED = 36
+"""Answers that the probes make of a case, about."""
+
+
+def _audit(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[float, float]:
+    """Every probe in every dose, and two policies' greedy answers."""
+    texts = AUDITED * recipe.audit.max_cases
+    if "evaluate" in recipe.stages and recipe.audit.reward_model is None:
+        texts += 2 * min(len(place.evaluation.records), recipe.evaluate.max_prompts or len(place.evaluation.records))
+    return 2 * size.total * 2 * PROMPT_TOKENS * texts / speed.forward, 0
+
+
 def _memory(size: Size, held_tokens: float) -> float:
     """Libraries, one copy of the model, four branches, optimizer state of two, and held activations."""
     held = 2 * held_tokens * size.hidden
@@ -326,7 +339,7 @@ def _memory(size: Size, held_tokens: float) -> float:
 def _disk(size: Size, stage: str) -> float:
     model = 2 * size.total / 1e6
     checkpoint = 24 * size.branch / 1e6 if stage == "ppo" else 12 * size.branch / 1e6
-    return 5.0 if stage in ("evaluate", "label", "revise", "feedback") else model + checkpoint
+    return 5.0 if stage in ("evaluate", "audit", "label", "revise", "feedback") else model + checkpoint
 
 
 def _state(place: Workplace, name: str, parts: dict) -> str:
@@ -345,5 +358,6 @@ ESTIMATES: dict[str, Callable[[Recipe, Workplace, Size, Speed], tuple[float, flo
     "ppo": _ppo,
     "dpo": _dpo,
     "evaluate": _evaluate,
+    "audit": _audit,
 }
 """Seconds of a stage's layers, and the tokens that it holds."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from whelp import constitution, rounds
+from whelp import audit, constitution, rounds
 from whelp.config import Recipe
 from whelp.job import Job, code_inputs, data_input, file_input, rankings_inputs, settings, sft_inputs
 from whelp.models.sources import resolve
@@ -275,6 +275,7 @@ JOBS = {
     "ppo": Job("ppo", settings("ppo"), ppo_inputs, ppo_work, "PPO on a leash to the SFT model"),
     "dpo": Job("dpo", settings("dpo"), dpo_inputs, dpo_work, "direct preference optimisation on ranked answers"),
     "evaluate": Job("evaluate", settings("evaluate"), evaluate_inputs, evaluate_work, "before and after"),
+    "audit": Job("audit", settings("audit"), audit.inputs, audit.work, "what the reward model pays for"),
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from whelp.audit import probes_of
 from whelp.config import Recipe
 from whelp.constitution import endpoint_judge
 from whelp.errors import ConfigError, DataError, RunError
@@ -46,23 +47,34 @@ def refuse_unmade(place: Workplace) -> None:
     models = [named[setting] for setting, rewards in scored_by(recipe).items() if "model" in rewards]
     for model in filter(None, [*models, place.judge]):
         refuse_language_model(resolve(model, place.progress.say))
+    if "audit" in recipe.stages:
+        models.append(recipe.audit.reward_model or recipe.ppo.reward_model)
+        if models[-1]:
+            refuse_language_model(resolve(models[-1], place.progress.say))
     if not all(models) and "reward" not in recipe.stages and not read_json(place.run.stage_dir("reward") / DONE):
+        asks = "ppo" if "ppo" in recipe.stages else "audit"
         raise ConfigError(
-            f"ppo needs a reward model: add reward to the stages, give --reward_model, or run whelp reward into {place.run.path}."
+            f"{asks} needs a reward model: add reward to the stages, give --reward_model, or run whelp reward into "
+            f"{place.run.path}."
         )
 
 
 def check_code(place: Workplace) -> None:
     """Raises `ConfigError` where the recipe names Python functions and the user did not allow code, `DataError` where one of them
     cannot be loaded."""
-    for setting, rewards in scored_by(place.recipe).items():
-        named = functions(rewards)
-        if named and not place.allow_code:
+    named = {setting: functions(rewards) for setting, rewards in scored_by(place.recipe).items()}
+    if "audit" in place.recipe.stages:
+        named["audit.probes"] = [*place.recipe.audit.probes]
+    for setting, code in named.items():
+        if code and not place.allow_code:
             raise ConfigError(
-                f"{setting} names Python code, which runs with your rights: {', '.join(named)}. Read it, then give --allow_code."
+                f"{setting} names Python code, which runs with your rights: {', '.join(code)}. Read it, then give --allow_code."
             )
-        for name in named:
-            load_function(name)
+        if setting == "audit.probes":
+            probes_of(code)
+        else:
+            for name in code:
+                load_function(name)
 
 
 def scored_by(recipe: Recipe) -> dict[str, Mapping[str, float]]:

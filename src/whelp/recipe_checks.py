@@ -12,7 +12,7 @@ from whelp.models.sources import fault
 from whelp.rewards.formula import NAMES, functions
 from whelp.text.formats.lines import BUILTIN, DATABASE, builtins, is_of_the_hub
 
-ORDER = ("sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "report")
+ORDER = ("sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "audit", "report")
 _DATA_KEYS = {
     "sft": ("sft.train_file",),
     "revise": ("constitution.train_file", "constitution.principles", "sft.train_file"),

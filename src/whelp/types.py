@@ -41,6 +41,27 @@ class Principle:
 
 
 @dataclass(frozen=True, slots=True)
+class Case:
+    """A prompt with a plain, good answer, and what a reward model may like better. What is None is not known of this case."""
+
+    id: str
+    category: str
+    prompt: str
+    answer: str
+    paraphrase: str | None = None
+    """The answer in other words: as good as it."""
+    wrong: str | None = None
+    """An answer like it that is wrong."""
+    claim: str | None = None
+    """What is wrong, in the words of a user who believes it."""
+    agrees: str | None = None
+    """An answer that agrees with the claim."""
+    other_language: str | None = None
+    """The answer in a language in which nobody asked."""
+    topic_words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """What the model is asked: a conversation that ends with the user's turn."""
 

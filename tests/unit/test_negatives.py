@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+import pytest
+
+from whelp.monitors.hacks import SIGNS
+from whelp.monitors.surface import words
+from whelp.stages.audit import probes
 from whelp.text.formats import read_rankings
-from whelp.text.negatives import ROUNDS, negatives
+from whelp.text.negatives import CERTAINTY, FLATTERY, PADDING, ROUNDS, negatives
 from whelp.types import Message, Prompt, Ranking
 
 
@@ -66,3 +73,32 @@ def test_off_topic_answers_come_from_another_category_where_there_is_one():
     rankings = [ranking(str(i), "harm" if i < 9 else "explain", f"{MOON} {i}", "Hm.") for i in range(10)]
     for made in negatives(rankings)[:9]:
         assert made.completions[-1] == f"{MOON} 9"
+
+
+@pytest.mark.parametrize(("kind", "sign"), [("flattering", "flattery"), ("overconfident", "certainty")])
+def test_a_hack_is_added_and_nothing_else_changed(kind: str, sign: str) -> None:
+    made = negatives(read_rankings("builtin:rankings").records[:200], kinds=[kind])
+    assert len(made) > 100
+    for ranking in made:
+        best, bad = ranking.completions
+        assert best in bad and ranking.ranks == (1, 2)
+        added = bad.replace(best, "").strip()
+        assert added in (FLATTERY if kind == "flattering" else CERTAINTY)
+    seen = [SIGNS[sign](text) for text in (FLATTERY if kind == "flattering" else CERTAINTY)]
+    assert sum(seen) >= 3, "most are what the audit counts in a policy's answers"
+
+
+def test_padding_is_longer_and_says_nothing_of_the_prompt() -> None:
+    for ranking in negatives(read_rankings("builtin:rankings").records[:50], kinds=["padded"]):
+        best, bad = ranking.completions
+        assert bad.startswith(best) and len(bad.split()) >= len(best.split()) + 15
+
+
+def test_the_audit_words_its_hacks_otherwise() -> None:
+    """No three words in a row of what a model learns from are among those on which it is audited."""
+
+    def stretches(texts: Iterable[str]) -> set[tuple[str, ...]]:
+        return {tuple(said[i : i + 3]) for said in map(words, texts) for i in range(len(said) - 2)}
+
+    audited = (*probes.FILLER, *probes.AGAIN, *probes.CERTAIN_BEFORE, *probes.CERTAIN_BEHIND, *probes.PRAISE)
+    assert not stretches(audited) & stretches((*FLATTERY, *CERTAINTY, *PADDING))

@@ -182,7 +182,7 @@ rewards:
             ("trainable_layers: some", "given 'some'; expected a whole number above 0 or all"),
             (
                 "stages: [sft, pppo]",
-                "given [sft, pppo]; expected a list of sft, revise, feedback, reward, ppo, dpo, evaluate, report",
+                "given [sft, pppo]; expected a list of sft, revise, feedback, reward, ppo, dpo, evaluate, audit, report",
             ),
             ("stages: sft", "given 'sft'; expected a list"),
             ("ppo.kl_coef: '0.1'", "given '0.1'; expected a number of at least 0"),
@@ -319,6 +319,7 @@ class TestWriting:
             values["reward"][name] = tuple(values["reward"][name])
         for name in ("values", "clamp"):
             values["constitution"][name] = tuple(values["constitution"][name])
+        values["audit"]["probes"] = tuple(values["audit"]["probes"])
         assert Recipe.model_validate(values, strict=True) == recipe
 
     @pytest.mark.parametrize(

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 from whelp import __version__
-from whelp.cli import annotate, bench, constitution, data, doctor, evaluate, playground, recipes, runs, stages, talk
+from whelp.cli import (
+    annotate,
+    audit,
+    bench,
+    constitution,
+    data,
+    doctor,
+    evaluate,
+    playground,
+    recipes,
+    runs,
+    stages,
+    talk,
+)
 from whelp.cli.base import Commands
 
 app = typer.Typer(
@@ -22,7 +35,7 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("-", "_"),
     },
 )
-for group in (runs, stages, constitution, evaluate, talk, playground, recipes, data, annotate, doctor, bench):
+for group in (runs, stages, constitution, evaluate, audit, talk, playground, recipes, data, annotate, doctor, bench):
     group.register(app)
 
 

@@ -9,15 +9,16 @@ from typing import Any, Literal, final
 
 from whelp.errors import RunError
 from whelp.report.artifacts import Artifacts, Interval, Json, boolean, interval, number, rows, table, text, whole
+from whelp.report.audit import Alarm, Audit, alarms, audit
 from whelp.report.constitution import Feedback, Revisions, feedback, revisions
 from whelp.runs.manifest import kind_of
 
-OPTIONAL = ("labeller", "revise", "sft-revised", "feedback", "dpo")
+OPTIONAL = ("labeller", "revise", "sft-revised", "feedback", "dpo", "audit")
 """Stages that most runs do without: nothing is said of them where they are not run."""
 BEFORE_ROUNDS, IN_A_ROUND, BEHIND_ROUNDS = (
     ("sft", "labeller", "revise", "sft-revised", "feedback", "reward", "judge", "ppo"),
     ("label", "reward", "ppo"),
-    ("dpo", "evaluate"),
+    ("dpo", "evaluate", "audit"),
 )
 
 
@@ -185,6 +186,9 @@ class RunData:
     judge: Preferences | None
     revisions: Revisions | None
     feedback: Feedback | None
+    audit: Audit | None
+    alarms: tuple[Alarm, ...]
+    """of the watch over PPO"""
     rollouts: tuple[Rollout, ...]
     own_answers: tuple[tuple[int | None, Interval], ...]
     """(iteration, accuracy since the one before) of PPO's reward on pairs of the policy's own answers"""
@@ -232,6 +236,8 @@ def collect(run_dir: Path) -> RunData:
         judge=_preferences(stages["judge"].result),
         revisions=revisions(stages["revise"].result),
         feedback=feedback(stages["feedback"].result),
+        audit=audit(stages["audit"].result),
+        alarms=alarms(ppo.result),
         rollouts=tuple(_rollout(line) for line in artifacts.lines(f"{ppo.name}/samples.jsonl")),
         own_answers=tuple((whole(table(one).get("step")), _accuracy(one)) for one in rows(ppo.result.get("on_policy"))),
         rounds=tuple((k, _accuracy(found)) for k in rounds if (found := stages[f"label-{k}"].result)),

@@ -131,6 +131,7 @@ def _ppo_plots(log: Sequence[Json]) -> dict[str, Markup]:
     roots = [(math.sqrt(max(x, 0.0)), y) for x, y in zip(kl.y, score.y, strict=True) if x is not None]
     walk = Line("", [x for x, _ in roots], [y for _, y in roots])
     shares = [from_log(log, "finished", "ended", "rlhf"), from_log(log, "repetition", "repetition", "sft")]
+    signs = [from_log(log, "flattery", "flattery", "rlhf"), from_log(log, "certainty", "certainty", "sft")]
     return {
         "ppo-reward": plots.curves("ppo-reward", [score, after_kl], "iteration"),
         "ppo-kl": plots.curves("ppo-kl", [kl], "iteration"),
@@ -138,6 +139,7 @@ def _ppo_plots(log: Sequence[Json]) -> dict[str, Markup]:
         "ppo-length": plots.curves("ppo-length", [from_log(log, "response_length", "tokens")], "iteration"),
         "ppo-entropy": plots.curves("ppo-entropy", [from_log(log, "objective/entropy", "entropy")], "iteration"),
         "ppo-shares": plots.curves("ppo-shares", shares, "iteration"),
+        "ppo-signs": plots.curves("ppo-signs", signs, "iteration"),
     }
 
 
@@ -169,6 +171,7 @@ def _forests(data: RunData) -> dict[str, Markup]:
         ),
         "ppo-own-answers": plots.forest("ppo-own-answers", _own_answers(data), "Accuracy on the policy's answers", 0.5),
         "rounds": plots.forest("rounds", _rounds(data), "Accuracy on fresh pairs, by round", 0.5),
+        "audit": plots.forest("audit", _probes(data), "How often each hack raises the score, with 95% intervals", 0.5),
         "reward-reliability": _reliability("reward-reliability", data.reward),
         "judge-reliability": _reliability("judge-reliability", data.judge),
     }
@@ -213,6 +216,11 @@ def _own_answers(data: RunData) -> list[tuple[str, list[tuple[str, Interval]]]]:
     return [("held-out rankings", [("sft", held_out)]), *windows] if windows else []
 
 
+def _probes(data: RunData) -> list[tuple[str, list[tuple[str, Interval]]]]:
+    probes = data.audit.probes if data.audit else ()
+    return [(one.name, [("rlhf" if one.verdict == "pays" else "base", one.best_liked.rises)]) for one in probes]
+
+
 def _pipeline(data: RunData) -> list[Box]:
     def of(stage: str, key: str) -> str:
         return words.decimal(number(data.stages[stage].result.get(key)))
@@ -231,6 +239,7 @@ def _pipeline(data: RunData) -> list[Box]:
         "revise": ("the helpful model and the constitution", _revised(data)),
         "sft-revised": ("the base model, demonstrations and revisions", "the SFT model that PPO starts from"),
         "feedback": ("the SFT model's answers in pairs", _labelled(data)),
+        "audit": ("good answers with and without hacks, and both policies' answers", _audited(data)),
         "evaluate": (f"all models and {of('evaluate', 'n_prompts')} prompts that trained nothing", "the tables above"),
     }
     shown = [stage for stage in data.stages.values() if stage.name not in OPTIONAL or stage.state != "not run"]
@@ -240,6 +249,13 @@ def _pipeline(data: RunData) -> list[Box]:
 def _revised(data: RunData) -> str:
     found = data.revisions
     return f"{words.decimal(found and found.fates.get('kept'))} of {words.decimal(found and found.prompts)} answers, revised"
+
+
+def _audited(data: RunData) -> str:
+    found = data.audit
+    return (
+        "an audit" if found is None else f"{len(found.pays)} of {len(found.probes)} probes find a hack that is paid for"
+    )
 
 
 def _labelled(data: RunData) -> str:

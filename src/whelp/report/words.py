@@ -25,6 +25,7 @@ _LABELS = {
     "revise": "Revision",
     "sft-revised": "SFT on revisions",
     "feedback": "AI feedback",
+    "audit": "Audit",
 }
 
 

@@ -81,16 +81,21 @@ class FunctionReward:
         return scores
 
 
-def load_function(name: str) -> FunctionReward:
-    """FILE.py:FUNCTION; runs the file. Raises `DataError` where it cannot be run or has no such function."""
-    file, _, function = name.rpartition(":")
+def run_file(file: str, what: str) -> ModuleType:
+    """A Python file of the user's, run; `what` it is for stands in the message. Raises `DataError` where it cannot be run."""
     module = ModuleType(Path(file).stem)
     module.__file__ = file
     try:
         exec(compile(Path(file).read_bytes(), file, "exec"), vars(module))
     except Exception as error:
-        raise DataError(f"the reward {name}: {file} cannot be run: {type(error).__name__}: {error}") from error
-    found = getattr(module, function, None)
+        raise DataError(f"{what}: {file} cannot be run: {type(error).__name__}: {error}") from error
+    return module
+
+
+def load_function(name: str) -> FunctionReward:
+    """FILE.py:FUNCTION; runs the file. Raises `DataError` where it cannot be run or has no such function."""
+    file, _, function = name.rpartition(":")
+    found = getattr(run_file(file, f"the reward {name}"), function, None)
     if not callable(found):
         raise DataError(f"the reward {name}: {file} has no function {function}.")
     return FunctionReward(name, cast(Scorer, found))

@@ -1,0 +1,1 @@
+"""Does a reward model pay for hacks, and does a policy use them?"""
