@@ -1,0 +1,264 @@
+"""Reward hacking where everything can be enumerated: the proxy rises, the truth peaks and falls, and what helps.
+
+    python benchmarks/hacking_world.py run       the seeds that are missing; stop and go on at will
+    python benchmarks/hacking_world.py tables    docs/hacking-world.svg, and the table between its marks in docs/reward-hacking.md
+
+The world is that of tests/conformance/exact_world.py: four prompts, 133 answers to each, a small Llama that PPO trains through
+`stages/ppo.py`. The true (gold) reward of every answer is drawn. People compare 250 pairs of the model's own answers to each
+prompt, and err as Bradley and Terry say. A reward model is what maximises their likelihood around a random start, so that an
+answer which nobody compared has an arbitrary score, as in a network. The policy's true reward is known at every iteration, by
+enumeration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from results import RECORDS, ROOT, commit, machine, table, write_between
+from torch import Tensor
+
+sys.path.insert(0, str(ROOT / "tests" / "conformance"))
+
+from exact_world import ANSWERS, PLACE, PROMPTS, log_probabilities, log_probabilities_in, make_chat, save_model, train
+
+from whelp.engines.base import Held
+from whelp.engines.devices import choose
+from whelp.engines.local import LocalEngine
+from whelp.maths.shaping import aggregate, preference
+from whelp.runs.files import read_json, write_json_atomic
+from whelp.types import Completion
+
+DOCS, PLOT = ROOT / "docs" / "reward-hacking.md", ROOT / "docs" / "hacking-world.svg"
+SEEDS = tuple(range(10))
+PAIRS, MEMBERS, START_STD = 250, 5, 1.0
+KL_COEF, UNCERTAINTY_COEF = 0.08, 0.5
+RECIPE = {"batch_size": 512, "total_episodes": 512 * 120, "num_mini_batches": 8}
+ARMS = {
+    "no fix": "one reward model",
+    "ensemble, the worst": "five reward models, `ppo.reward_aggregation: min`",
+    "ensemble, less doubt": "five reward models, `ppo.reward_aggregation: uncertainty`",
+    "preference as reward": "`ppo.shaping: preference`",
+    "watch that stops": "`ppo.watch: stop`",
+}
+COLOURS = dict(zip(ARMS, ("#57606a", "#1f6feb", "#0969da", "#d9480f", "#2da44e"), strict=True))
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What PPO learns from: a table of scores of every answer to every prompt [4 133]. `train` wants a world like this."""
+
+    scores: Tensor
+    kl_coef: float = KL_COEF
+
+    def reward(self, completions: Sequence[Completion], held: Held) -> Tensor:
+        places = [(PROMPTS.index(c.prompt), PLACE[c.tokens]) for c in completions]
+        return torch.stack([self.scores[place] for place in places]).float()
+
+
+# -- reward models from comparisons -------------------------------------------------------------------------------------
+
+
+def compared(gold: Tensor, log_ref: Tensor, draw: np.random.Generator) -> list[np.ndarray]:
+    """For each prompt `PAIRS` pairs (better, worse) of answers that the model gives, as people who err rank them."""
+    result = []
+    for scores, log_p in zip(gold.numpy(), log_ref.numpy(), strict=True):
+        p = np.exp(log_p) / np.exp(log_p).sum()
+        pairs = np.array([draw.choice(len(p), 2, replace=False, p=p) for _ in range(PAIRS)])
+        is_right = draw.random(PAIRS) < 1 / (1 + np.exp(scores[pairs[:, 1]] - scores[pairs[:, 0]]))
+        result.append(np.where(is_right[:, None], pairs, pairs[:, ::-1]))
+    return result
+
+
+def reward_model(pairs: Sequence[np.ndarray], draw: np.random.Generator) -> Tensor:
+    """Scores of every answer to every prompt [4 133]: the most likely ones given a bootstrap of the pairs and a random start,
+    from which an answer moves as far as comparisons push it. Newton's method."""
+    models = []
+    for found in pairs:
+        better, worse = found[draw.integers(len(found), size=len(found))].T
+        start = draw.normal(size=len(ANSWERS)) * START_STD
+        scores = start.copy()
+        for _ in range(60):
+            p = 1 / (1 + np.exp(scores[worse] - scores[better]))
+            slope = -(scores - start) / START_STD**2
+            np.add.at(slope, better, 1 - p)
+            np.add.at(slope, worse, p - 1)
+            curve = np.eye(len(scores)) / START_STD**2
+            for rows, columns, sign in (
+                (better, better, 1),
+                (worse, worse, 1),
+                (better, worse, -1),
+                (worse, better, -1),
+            ):
+                np.add.at(curve, (rows, columns), sign * p * (1 - p))
+            scores = scores + 0.9 * np.linalg.solve(curve, slope)
+        models.append(scores)
+    return torch.tensor(np.array(models))
+
+
+def in_units(scores: Tensor, log_ref: Tensor) -> Tensor:
+    """As the recipe scales a reward: the policy's own samples have mean 0 and variance 1, over all prompts together."""
+    p = log_ref.exp()
+    mean = (p * scores).sum(1, keepdim=True)
+    return (scores - mean) / (p * (scores - mean) ** 2).sum(1).mean().sqrt()
+
+
+def scores_of(arm: str, members: Tensor, log_ref: Tensor) -> Tensor:
+    """What each answer earns under an arm, of the members' scores [5 4 133]."""
+    flat = members.reshape(len(members), -1).float()
+    if arm == "ensemble, the worst":
+        return aggregate(flat, "min").reshape(members.shape[1:])
+    if arm == "ensemble, less doubt":
+        return aggregate(flat, "uncertainty", UNCERTAINTY_COEF).reshape(members.shape[1:])
+    one = members[0].float()
+    if arm == "preference as reward":  # beside the reference's mean, which is 0
+        return preference(one.flatten(), 1.0).reshape(one.shape)
+    return one
+
+
+# -- training -----------------------------------------------------------------------------------------------------------
+
+
+def run(seed: int) -> dict[str, Any]:
+    chat, compute = make_chat(), choose("cpu", "float32")
+    draw = np.random.default_rng(seed)
+    gold = torch.tensor(draw.normal(size=(len(PROMPTS), len(ANSWERS))))
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "model"
+        save_model(source, chat, seed)
+        log_ref = log_probabilities_in(source, chat, compute)
+        pairs = compared(gold, log_ref, draw)
+        members = torch.stack([in_units(reward_model(pairs, draw), log_ref) for _ in range(MEMBERS)])
+        arms = {
+            arm: course(source, chat, compute, Path(folder) / arm.replace(" ", "-"), seed, arm, members, gold)
+            for arm in ARMS
+        }
+    return {"seed": seed, "machine": machine(), "commit": commit(), "arms": arms}
+
+
+def course(
+    source: Path, chat: Any, compute: Any, where: Path, seed: int, arm: str, members: Tensor, gold: Tensor
+) -> dict[str, list[float]]:
+    """The true reward, the proxy's and the KL of the policy before every iteration, and of the one that it ended with."""
+    log_ref = log_probabilities_in(source, chat, compute)
+    found: dict[str, list[float]] = {"gold": [], "proxy": [], "kl": []}
+    look = partial(_look, found, log_ref, gold, members[0])
+    scores = scores_of(arm, members, log_ref)
+    watching = {"watch": "stop", "save_steps": 1} if arm == "watch that stops" else {}
+    engine = train(source, chat, compute, where, Scored(scores), seed, look, **(RECIPE | watching))  # pyright: ignore[reportArgumentType]
+    look(engine)
+    return found
+
+
+def _look(found: dict[str, list[float]], log_ref: Tensor, gold: Tensor, proxy: Tensor, engine: LocalEngine) -> None:
+    log_pi = log_probabilities(engine, "policy")
+    p, ref = log_pi.exp(), log_ref.exp()
+    for name, reward in (("gold", gold), ("proxy", proxy)):
+        found[name].append(float(((p - ref) * reward).sum(1).mean()))
+    found["kl"].append(float((p * (log_pi - log_ref)).sum(1).mean()))
+
+
+# -- what came of it ----------------------------------------------------------------------------------------------------
+
+
+def records() -> list[dict[str, Any]]:
+    return [one for seed in SEEDS if (one := read_json(record(seed)))]
+
+
+def record(seed: int) -> Path:
+    return RECORDS / f"hacking-world-{seed}.json"
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean over seeds with Student's 95% interval."""
+    from scipy.stats import t
+
+    found = np.array(values)
+    half = float(t.ppf(0.975, len(found) - 1) * found.std(ddof=1) / len(found) ** 0.5)
+    return float(found.mean()), float(found.mean()) - half, float(found.mean()) + half
+
+
+def told(values: Sequence[float]) -> str:
+    return "{:+.2f} ({:+.2f} to {:+.2f})".format(*interval(values))
+
+
+def rows(found: Sequence[dict[str, Any]]) -> list[list[str]]:
+    result = []
+    for arm, what in ARMS.items():
+        ended = {name: [one["arms"][arm][name][-1] for one in found] for name in ("gold", "proxy", "kl")}
+        peak = float(np.mean([one["arms"][arm]["gold"][: _shortest(found, arm)] for one in found], 0).max())
+        last = float(np.mean(ended["gold"]))
+        plain = [one["arms"]["no fix"]["gold"][-1] for one in found]
+        gained = [a - b for a, b in zip(ended["gold"], plain, strict=True)]
+        result.append([
+            f"{arm}: {what}", told(ended["proxy"]), told(ended["gold"]), f"{peak:+.2f}, {1 - last / peak:.0%}",
+            "" if arm == "no fix" else told(gained), f"{np.mean(ended['kl']):.1f}",
+        ])  # fmt: skip
+    return result
+
+
+def _shortest(found: Sequence[dict[str, Any]], arm: str) -> int:
+    return min(len(one["arms"][arm]["gold"]) for one in found)
+
+
+def write_tables() -> None:
+    found = records()
+    heading = (
+        "",
+        "proxy, gained",
+        "truth, gained",
+        "its peak, and the fall from there",
+        "truth, more than without a fix",
+        "nats",
+    )
+    text = table(heading, rows(found)) if len(found) > 1 else "Nothing is recorded."
+    write_between(DOCS, "hacking-world", text)
+    if len(found) > 1:
+        plot(found)
+
+
+def plot(found: Sequence[dict[str, Any]]) -> None:
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.hashsalt"] = "whelp"
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes: Any = figure.subplots(1, 2, sharex=True)
+    for arm in ARMS:
+        n = _shortest(found, arm)
+        kl, gold, proxy = (
+            np.mean([one["arms"][arm][name][:n] for one in found], 0) for name in ("kl", "gold", "proxy")
+        )
+        for place, values in ((axes[0], proxy), (axes[1], gold)):
+            place.plot(np.sqrt(kl), values, color=COLOURS[arm], linewidth=1.4, label=arm)
+    for place, title in zip(axes, ("the proxy: what PPO is paid", "the truth"), strict=True):
+        place.set_title(title, fontsize=10)
+        place.set_xlabel("square root of the KL, nats")
+        place.spines[["top", "right"]].set_visible(False)
+    axes[0].legend(frameon=False, fontsize=8)
+    figure.savefig(PLOT, metadata={"Date": None})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("run", "tables"))
+    if parser.parse_args().what == "tables":
+        write_tables()
+        return
+    for seed in SEEDS:
+        if not record(seed).exists():
+            write_json_atomic(record(seed), run(seed))
+            print(f"seed {seed} is done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
