@@ -251,7 +251,8 @@ def judge_of(place: Workplace) -> Iterator[Judge]:
         case "reward":
             folder = place.run.stage_dir("labeller")
             engine = reward_engine(place, folder)
-            yield RewardJudge(engine, engine.chat, "reward", read_json(folder / "config.json").get("reward_gain", 1.0))
+            gain = read_json(folder / "config.json").get("reward_gain", 1.0)
+            yield RewardJudge(engine, engine.chat, "reward", gain, is_conditioned=True)
         case "endpoint":
             with endpoint_judge(config) as judge:
                 yield judge
