@@ -20,9 +20,13 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[3]
 SUITE = CHECKOUT / "tests" / "conformance"
 RACES = CHECKOUT / "benchmarks" / "races.py"
+WORLD, HACKING = CHECKOUT / "benchmarks" / "hacking_world.py", CHECKOUT / "benchmarks" / "hacking.py"
 All = Annotated[
     bool,
     typer.Option("--all", help="Also those that take more than an hour: the optimum, nine times, and five mistakes."),
+]
+OnTheModel = Annotated[
+    bool, typer.Option("--on_the_model", help="Also on the default model, with each hack planted in the labels.")
 ]
 Races = Annotated[list[str] | None, typer.Argument(help="Races by name; none: all that this machine has no record of.")]
 
@@ -31,6 +35,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(no_args_is_help=True, help="Measure whelp against what is known.")
     group.command("conformance")(conformance)
     group.command("speed")(speed)
+    group.command("hacking")(hacking)
     app.add_typer(group, name="bench", rich_help_panel=LOOK_PANEL)
 
 
@@ -69,6 +74,20 @@ def speed(races: Races = None) -> None:
     for command in (["run", *(races or [])], ["tables"]):
         if code := subprocess.run([sys.executable, str(RACES), *command]).returncode:
             raise typer.Exit(code)
+
+
+def hacking(on_the_model: OnTheModel = False) -> None:
+    """Let PPO hack its reward, with and without each fix, and write docs/reward-hacking.md.
+
+    \b
+    whelp bench hacking                   where every answer can be enumerated: an hour
+    whelp bench hacking --on_the_model    the default model too: a night; stop and go on at will
+    """
+    for script in (WORLD, HACKING) if on_the_model else (WORLD,):
+        _only_in_a_checkout(script)
+        for command in ("run", "tables"):
+            if code := subprocess.run([sys.executable, str(script), command]).returncode:
+                raise typer.Exit(code)
 
 
 def _only_in_a_checkout(part: Path) -> None:
