@@ -9,7 +9,7 @@ import statistics
 
 import pytest
 
-from whelp.monitors.watch import PATIENCE, SIGNALS, Seen, Watch, deviation, seen
+from whelp.monitors.watch import MOST, PATIENCE, SIGNALS, Seen, Watch, deviation, seen
 
 PROMPTS = [f"p-{i // 4}" for i in range(128)]
 
@@ -85,10 +85,15 @@ def test_the_variance_of_a_mean_is_that_of_the_prompts_means():
     found = seen(values, names)
     assert found.mean == pytest.approx(statistics.fmean(values))
     assert found.variance == pytest.approx(statistics.stdev(means) ** 2 / 4)
-    assert seen([1.0, 2.0], ["a", "a"]).variance == math.inf, "one prompt says nothing of others"
     assert deviation(Seen(1.0, 0.09), Seen(2.0, 0.16)) == pytest.approx(2.0)
     assert deviation(Seen(1.0, 0.0), Seen(1.0, 0.0)) == 0.0
-    assert deviation(Seen(1.0, 0.0), Seen(0.5, 0.0)) == -math.inf
+    assert deviation(Seen(1.0, 0.0), Seen(0.5, 0.0)) == -MOST
+
+
+def test_one_prompt_says_nothing_of_others():
+    watch = Watch()
+    for length in (1.0, 50.0, 50.0, 50.0):
+        assert watch.observe({signal.name: [length] * 4 for signal in SIGNALS}, ["a"] * 4) == []
 
 
 def test_it_goes_on_from_what_a_checkpoint_holds():

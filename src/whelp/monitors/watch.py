@@ -10,6 +10,7 @@ from statistics import fmean, variance
 
 Z = 3.0
 """Standard errors by which a batch must differ from the first."""
+MOST = 99.0
 PATIENCE = 2
 """Batches in a row in which it must, so that one odd draw of prompts raises no alarm."""
 
@@ -62,7 +63,10 @@ class Watch:
     """Batches in a row in which a signal was too far."""
 
     def observe(self, values: Mapping[str, Sequence[float]], prompts: Sequence[str]) -> list[Alarm]:
-        """`values` has a number of each answer by signal, `prompts` the prompt that each answers."""
+        """`values` has a number of each answer by signal, `prompts` the prompt that each answers. One prompt says nothing of
+        others: there is no alarm then."""
+        if len(set(prompts)) < 2:
+            return []
         alarms = []
         for signal in SIGNALS:
             now = seen(values[signal.name], prompts)
@@ -84,20 +88,20 @@ class Watch:
 
 
 def seen(values: Sequence[float], prompts: Sequence[str]) -> Seen:
-    """By the means of the prompts, each of which stands for itself."""
+    """By the means of the prompts, at least two, each of which stands for itself."""
     by_prompt: dict[str, list[float]] = {}
     for value, prompt in zip(values, prompts, strict=True):
         by_prompt.setdefault(prompt, []).append(value)
     means = [fmean(group) for group in by_prompt.values()]
-    return Seen(fmean(values), variance(means) / len(means) if len(means) > 1 else math.inf)
+    return Seen(fmean(values), variance(means) / len(means))
 
 
 def deviation(first: Seen, now: Seen) -> float:
-    """The change in standard errors; 0 where nothing changed."""
+    """The change in standard errors, at most `MOST`; 0 where nothing changed."""
     change, error = now.mean - first.mean, math.sqrt(first.variance + now.variance)
     if change == 0:
         return 0.0
-    return change / error if error > 0 else math.copysign(math.inf, change)
+    return max(-MOST, min(MOST, change / error)) if error > 0 else math.copysign(MOST, change)
 
 
 def _is_far(signal: Signal, first: float, now: float) -> bool:
