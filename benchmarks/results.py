@@ -110,7 +110,9 @@ def identity(recipe: Recipe) -> dict[str, Any]:
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", exclude={"output_dir"})
+    """Without what changes no number: where it is kept, and what only looks at it."""
+    settings = recipe.model_dump(mode="json", exclude={"output_dir", "audit"})
+    return settings | {"stages": [stage for stage in settings["stages"] if stage != "audit"]}
 
 
 def is_current(experiment: Experiment, seed: int) -> bool:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from whelp.cli import show
 from whelp.cli.base import LOOK_PANEL, AllowCode, OutputDir, Overrides, Resume, StageCommand, recipe_of
 from whelp.progress import rate
+
+if TYPE_CHECKING:
+    from whelp.config import Recipe
 
 RewardModel = Annotated[
     str | None,
@@ -57,7 +62,7 @@ def audit(
         "audit.probes": f"[{', '.join(probes)}]" if probes else None,
         "output_dir": output_dir,
     }
-    recipe = recipe_of(None, overrides, options, ("audit",))
+    recipe = recipe_of_run(output_dir, overrides, options)
     from whelp import pipeline
     from whelp.progress import make_progress
 
@@ -67,6 +72,22 @@ def audit(
     probes_table(audited["reward_model"])
     policy_table(audited.get("policy"))
     show.summary(found, "audit")
+
+
+def recipe_of_run(folder: str | None, overrides: list[str] | None, options: Mapping[str, object]) -> Recipe:
+    """The recipe of the run in `folder`, where there is one: it says what its models are and which prompts they were
+    evaluated on."""
+    from whelp.config import Recipe
+    from whelp.runs.files import read_json
+    from whelp.settings import to_yaml
+
+    recorded = read_json(Path(folder) / "manifest.json").get("recipe") if folder else None
+    if recorded is None:
+        return recipe_of(None, overrides, options, ("audit",))
+    with TemporaryDirectory() as place:
+        file = Path(place) / "recipe.yaml"
+        file.write_text(to_yaml(Recipe.model_validate(recorded)), encoding="utf-8")
+        return recipe_of(str(file), overrides, options, ("audit",))
 
 
 def probes_table(found: Mapping[str, Any]) -> None:
