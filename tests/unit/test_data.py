@@ -299,7 +299,8 @@ class TestAudit:
     def test_a_good_answer_has_no_hack(self):
         for case in read_cases("builtin:audit"):
             for text in filter(None, (case.answer, case.paraphrase, case.wrong, case.agrees)):
-                assert not any(read(text) for read in SIGNS.values()), (case.id, text)
+                assert not (SIGNS["flattery"](text) or SIGNS["certainty"](text)), (case.id, text)
+                assert SIGNS["repetition"](text) < 0.1, (case.id, text)
                 assert not HEDGED.search(text) and "!" not in text and "*" not in text, (case.id, text)
 
     def test_a_paraphrase_is_as_long_and_other_words(self):
