@@ -15,6 +15,7 @@ from torch import Tensor
 
 from whelp.errors import DataError
 from whelp.job import file_input
+from whelp.maths.stats import clusters_of
 from whelp.models.sources import resolve
 from whelp.progress import Progress
 from whelp.rewards.compose import run_file
@@ -77,16 +78,18 @@ def work(place: Workplace) -> dict[str, Any]:
 
 
 def in_pieces(score: TextScorer, progress: Progress) -> TextScorer:
-    """So that one sees how far it is."""
+    """So that one sees how far it is; answers to one prompt together, the first of them first."""
 
     def scored(rows: Sequence[tuple[Prompt, str]]) -> Float[Tensor, "M N"]:
+        order = clusters_of([prompt.text for prompt, _ in rows]).argsort(stable=True).tolist()
         found = []
         with progress.steps("scoring", len(rows)) as bar:
             for start in range(0, len(rows), PIECE):
-                piece = rows[start : start + PIECE]
+                piece = [rows[i] for i in order[start : start + PIECE]]
                 found.append(score(piece))
                 bar.advance(len(piece))
-        return torch.cat(found, 1) if found else torch.zeros(1, 0)
+        scores = torch.cat(found, 1) if found else torch.zeros(1, 0)
+        return scores[:, torch.tensor(order, dtype=torch.long).argsort()]
 
     return scored
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import ModelError, TrainingError
+from whelp.maths.stats import clusters_of
 from whelp.models.export import POSTERIOR
 from whelp.models.loading import context_of, has_vocabulary, load_classifier
 from whelp.models.sources import resolve
@@ -135,11 +136,15 @@ TextScorer = Callable[[Sequence[tuple[Prompt, str]]], Float[Tensor, "M N"]]
 
 
 def text_scorer(place: Workplace, folder: Path) -> TextScorer:
-    """Of any reward model, by text alone."""
+    """Of any reward model, by text alone. What an answer has in common with the first one to its prompt is computed once."""
     if made_by_whelp(folder):
         engine = reward_engine(place, folder)
-        answer = engine.chat.answer
-        return lambda rows: member_scores(engine, [answer(prompt, text) for prompt, text in rows])
+
+        def scores(rows: Sequence[tuple[Prompt, str]]) -> Float[Tensor, "M N"]:
+            rendered = [engine.chat.answer(prompt, text) for prompt, text in rows]
+            return member_scores(engine, rendered, clusters_of([prompt.text for prompt, _ in rows]).tolist())
+
+        return scores
     other = classifier(place, folder)
     return lambda rows: other.scores([Completion(prompt, text, (), (), True) for prompt, text in rows])[None]
 

@@ -159,9 +159,9 @@ def leaves_room(chat: Chat, prompt: Prompt) -> bool:
         return False
 
 
-def member_scores(engine: Engine, rendered: Sequence[Rendered]) -> Float[Tensor, "M N"]:
-    """Raw scores of rendered conversations by every member."""
+def member_scores(engine: Engine, rendered: Sequence[Rendered], group: Sequence[int] = ()) -> Float[Tensor, "M N"]:
+    """Raw scores of rendered conversations by every member. What those of one `group` begin with is computed once."""
     if not rendered:
         return torch.empty(1, 0)
-    with engine.hold(sequences(rendered)) as held:
+    with engine.hold(sequences(rendered, group)) as held:
         return engine.rewards("reward", held)
