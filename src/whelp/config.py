@@ -353,7 +353,7 @@ class Recipe(Section):
     trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
     stages: tuple[Literal["sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "audit", "report"], ...] = (
-        Field(("sft", "reward", "ppo", "evaluate", "report"), description="what is run, in this order")
+        Field(("sft", "reward", "ppo", "evaluate", "audit", "report"), description="what is run, in this order")
     )
     sft: SFTConfig = Field(default_factory=SFTConfig)
     reward: RewardConfig = Field(default_factory=RewardConfig)

@@ -27,6 +27,7 @@ def recipe_of(model: Path, data: Path, output_dir: Path, **ppo: object) -> Recip
             "model": str(model),
             "output_dir": str(output_dir),
             "trainable_layers": 2,
+            "stages": ["sft", "reward", "ppo", "evaluate", "report"],
             "dtype": "float32",
             "sft": {"train_file": str(data / "demos.jsonl"), "num_train_epochs": 1, "per_step_batch_size": 4},
             "reward": {"train_file": str(data / "rankings.jsonl"), "num_train_epochs": 3, "learning_rate": 3e-3},

@@ -381,7 +381,7 @@ class TestErrors:
 
 class TestPrepare:
     def test_validate_says_what_a_good_recipe_does(self, pipeline):
-        assert call("validate").stdout.startswith("ok: sft, reward, ppo, evaluate, report on smollm2-135m-instruct")
+        assert call("validate").stdout.startswith("ok: sft, reward, ppo, evaluate, audit, report on smollm2-135m-instruct")
         assert call("validate", "smoke", "ppo.kl-coef=1").exit_code == 0
 
     def test_validate_names_all_mistakes(self, pipeline):
