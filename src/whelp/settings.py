@@ -105,7 +105,7 @@ def to_yaml(recipe: Recipe, commented: bool = True, header: str = "") -> str:
             about = (sections()[section].__doc__ or "").strip()
             lines += ["", *([f"# {about}"] if commented else []), f"{section}:"]
         for setting in describe(section):
-            line = f"{'  ' if section else ''}{setting.name}: {_scalar(getattr(part, setting.name))}".rstrip()
+            line = f"{'  ' if section else ''}{setting.name}: {scalar(getattr(part, setting.name))}".rstrip()
             lines.append(f"{line}  # {setting.description}" if commented else line)
     return "\n".join(lines) + "\n"
 
@@ -153,12 +153,12 @@ def _bounds(schema: Mapping[str, Any]) -> str:
     return f" {' and '.join(said)}" if said else ""
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     """A value as YAML on one line; None is left empty."""
     if value is None:
         return ""
     if isinstance(value, tuple | list):
-        return f"[{', '.join(map(_scalar, value))}]"
+        return f"[{', '.join(map(scalar, value))}]"
     if isinstance(value, str):
         return value if _PLAIN.fullmatch(value) and not _is_special(value) else _quoted(value)
     return json.dumps(value)
