@@ -24,7 +24,20 @@ from whelp.config import Recipe
 from whelp.errors import ConfigError, Interrupted, RunError, TrainingError
 from whelp.recipes import load_recipe
 
-COMMANDS = ["run", "sft", "reward", "ppo", "evaluate", "report", "sample", "chat", "validate", "doctor", "init"]
+COMMANDS = [
+    "run",
+    "sft",
+    "reward",
+    "ppo",
+    "evaluate",
+    "report",
+    "sample",
+    "chat",
+    "validate",
+    "doctor",
+    "init",
+    "explain",
+]
 
 
 @dataclass

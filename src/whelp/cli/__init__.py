@@ -15,6 +15,7 @@ from whelp.cli import (
     data,
     doctor,
     evaluate,
+    explain,
     playground,
     recipes,
     runs,
@@ -35,7 +36,21 @@ app = typer.Typer(
         "token_normalize_func": lambda token: token.replace("-", "_"),
     },
 )
-for group in (runs, stages, constitution, evaluate, audit, talk, playground, recipes, data, annotate, doctor, bench):
+for group in (
+    runs,
+    stages,
+    constitution,
+    evaluate,
+    audit,
+    talk,
+    playground,
+    explain,
+    recipes,
+    data,
+    annotate,
+    doctor,
+    bench,
+):
     group.register(app)
 
 
