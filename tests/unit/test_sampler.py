@@ -283,11 +283,12 @@ def test_uniforms_are_named_by_key_prompt_and_sample():
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_stream_gives_the_tokens_that_sampling_gives(temperature, llama, compute):
     prompts = prompts_of(llama.config.vocab_size)
-    params = SamplingParams(2, temperature, 12, ("s",))
+    params = SamplingParams(3, temperature, 12, ("s",))
     ends = range(0, llama.config.vocab_size, 12)
     sampled = collect(make(llama, compute, ends), prompts, params)
     for name, prompt in zip(names_of(prompts), prompts, strict=True):
         streamed = list(make(llama, compute, ends).stream(prompt, name, params))
-        assert tuple(streamed) == sampled[name, 0].tokens
+        for s in range(params.n):
+            assert tuple(token for sample, token in streamed if sample == s) == sampled[name, s].tokens
     if temperature:
         assert {s.is_finished for s in sampled.values()} == {True, False}

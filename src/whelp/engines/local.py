@@ -173,7 +173,11 @@ class LocalEngine:
 
     def stream(self, model: str, prompt: Prompt, params: SamplingParams) -> Iterator[str]:
         """The first completion that `sample` gives, in pieces of its text as they come."""
-        return self.chat.pieces(self._sampler(model).stream(self.chat.prompt(prompt), prompt.id, params))
+        return self.chat.pieces(token for _, token in self.tokens(model, prompt, dataclasses.replace(params, n=1)))
+
+    def tokens(self, model: str, prompt: Prompt, params: SamplingParams) -> Iterator[tuple[int, int]]:
+        """(sample, token) of the completions that `sample` gives to a prompt, as they are drawn."""
+        return self._sampler(model).stream(self.chat.prompt(prompt), prompt.id, params)
 
     def _sampler(self, model: str) -> Sampler:
         local = self.models[model]

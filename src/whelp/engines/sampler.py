@@ -86,21 +86,25 @@ class Sampler:
                 self._step(rows, cache, params)
             for index in reversed(range(len(rows))):
                 row = rows[index]
-                ended = row.tokens[-1] in self.end_ids
-                if ended or len(row.tokens) == params.max_new_tokens:
-                    yield Sampled(row.prompt, row.sample, tuple(row.tokens), tuple(row.logprobs), ended)
+                if self._has_ended(row, params):
+                    is_finished = row.tokens[-1] in self.end_ids
+                    yield Sampled(row.prompt, row.sample, tuple(row.tokens), tuple(row.logprobs), is_finished)
                     self._free(rows, index, cache)
 
     @torch.no_grad()
-    def stream(self, prompt: tuple[int, ...], name: str, params: SamplingParams) -> Iterator[int]:
-        """The tokens of the first answer that `sample` gives to a prompt, one by one."""
-        cache = SlotCache(self.layers, 1, len(prompt) + params.max_new_tokens)
-        (row,) = self._admit([prompt], [name], deque([(0, 0)]), cache, 0, 1, params)
+    def stream(self, prompt: tuple[int, ...], name: str, params: SamplingParams) -> Iterator[tuple[int, int]]:
+        """(sample, token) of the answers that `sample` gives to a prompt, as they are drawn."""
+        cache = SlotCache(self.layers, params.n, len(prompt) + params.max_new_tokens)
+        waiting = deque((0, s) for s in range(params.n))
+        rows = self._admit([prompt], [name], waiting, cache, 0, params.n, params)
         while True:
-            yield row.tokens[-1]
-            if row.tokens[-1] in self.end_ids or len(row.tokens) == params.max_new_tokens:
+            yield from [(row.sample, row.tokens[-1]) for row in rows]
+            for index in reversed(range(len(rows))):
+                if self._has_ended(rows[index], params):
+                    self._free(rows, index, cache)
+            if not rows:
                 return
-            self._step([row], cache, params)
+            self._step(rows, cache, params)
 
     def _admit(
         self,
@@ -159,6 +163,9 @@ class Sampler:
         for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
+
+    def _has_ended(self, row: Row, params: SamplingParams) -> bool:
+        return row.tokens[-1] in self.end_ids or len(row.tokens) == params.max_new_tokens
 
     def _free(self, rows: list[Row], index: int, cache: SlotCache) -> None:
         """Take a row out; the last one moves into its place, so that live rows stay the first ones."""
