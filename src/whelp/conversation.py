@@ -8,7 +8,7 @@ from dataclasses import replace
 from whelp.engines.base import ModelSpec, SamplingParams
 from whelp.engines.local import LocalEngine
 from whelp.errors import DataError
-from whelp.models.loading import load_tokenizer
+from whelp.models.loading import context_of, load_tokenizer
 from whelp.models.sources import resolve
 from whelp.preflight import refuse_long
 from whelp.text.chat import Chat
@@ -25,6 +25,8 @@ class Speaker:
         self.engine = LocalEngine(Chat(load_tokenizer(self.folder), system_prompt))
         self.engine.add("model", ModelSpec(source=self.folder, trainable_layers="all"))
         self.params = params
+        self.context = context_of(self.folder)
+        """The longest conversation in tokens, its answer included; None where the model does not say."""
 
     def sample(self, prompts: Sequence[Prompt]) -> Iterator[Completion]:
         """`params.n` answers to each prompt, as they finish. Raises `DataError` where some leave no room for one."""
@@ -39,6 +41,14 @@ class Speaker:
         """The next turn, in pieces. `key`: another one draws another answer."""
         params = replace(self.params, key=(*self.params.key, *key))
         return self.engine.stream("model", _prompt(messages), params)
+
+    @property
+    def chat(self) -> Chat:
+        return self.engine.chat
+
+    def tokens(self, prompt: Prompt, params: SamplingParams) -> Iterator[tuple[int, int]]:
+        """(sample, token) of `params.n` answers, as they are drawn."""
+        return self.engine.tokens("model", prompt, params)
 
 
 class ChatSession:

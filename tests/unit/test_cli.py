@@ -33,6 +33,7 @@ COMMANDS = [
     "report",
     "sample",
     "chat",
+    "serve",
     "validate",
     "doctor",
     "init",

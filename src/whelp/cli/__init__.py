@@ -19,6 +19,7 @@ from whelp.cli import (
     playground,
     recipes,
     runs,
+    serve,
     stages,
     talk,
 )
@@ -45,6 +46,7 @@ for group in (
     talk,
     playground,
     explain,
+    serve,
     recipes,
     data,
     annotate,
