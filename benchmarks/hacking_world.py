@@ -42,7 +42,7 @@ DOCS, PLOT = ROOT / "docs" / "reward-hacking.md", ROOT / "docs" / "hacking-world
 SEEDS = tuple(range(10))
 PAIRS, MEMBERS, START_STD = 250, 5, 1.0
 KL_COEF, UNCERTAINTY_COEF = 0.08, 0.5
-RECIPE = {"batch_size": 512, "total_episodes": 512 * 120, "num_mini_batches": 8}
+RECIPE = {"batch_size": 256, "total_episodes": 256 * 72, "num_mini_batches": 4}
 ARMS = {
     "no fix": "one reward model",
     "ensemble, the worst": "five reward models, `ppo.reward_aggregation: min`",
