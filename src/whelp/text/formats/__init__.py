@@ -14,6 +14,7 @@ from whelp.text.formats.hashing import content_id, prompt_hash, split_by_hash
 from whelp.text.formats.labels import joined
 from whelp.text.formats.lines import Row, Source, builtins, read_source
 from whelp.text.formats.principles import read_principles
+from whelp.text.formats.public import later_turns
 from whelp.text.formats.shapes import DEMONSTRATIONS, PROMPTS, RANKINGS, Format, answered
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
@@ -140,11 +141,15 @@ def _compared(ranking: Ranking) -> Iterator[tuple[Compared, str]]:
 
 
 def read_prompts(path: str | Path) -> Loaded[Prompt]:
-    """Prompts from `prompt`, `messages` or `text`, or those of demonstrations and rankings.
+    """Prompts from `prompt`, `messages` or `text`, those of demonstrations and rankings, or of a public set (`PUBLIC_SETS`).
 
-    `id`, `category`, `check` and `pair` are kept where given. `path` is a file or `builtin:<name>`. Raises DataError.
+    `id`, `category`, `check` and `pair` are kept where given; a public set's own columns become them. Turns of MT-Bench behind
+    the first are counted as `later turns left out`. `path` is a file or `builtin:<name>`. Raises DataError.
     """
-    return _load(read_source(path), PROMPTS)
+    source = read_source(path)
+    loaded = _load(source, PROMPTS)
+    later = sum(later_turns(row.value) for row in source.rows)
+    return replace(loaded, counts={**loaded.counts, **({"later turns left out": later} if later else {})})
 
 
 def _load(source: Source, formats: Sequence[Format[T]]) -> Loaded[T]:
@@ -216,5 +221,5 @@ def _report(problems: list[str], source: Source) -> str:
 
 def wanted(formats: Sequence[Format[Any]]) -> str:
     """The keys that records of these formats have, as users write them."""
-    keys = ("/".join(format.keys) for format in formats)
+    keys = ("/".join(format.keys) for format in formats if format.keys)
     return " or ".join(dict.fromkeys(written.replace("completions/labels", "completion/label") for written in keys))

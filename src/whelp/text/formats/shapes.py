@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from whelp.text.formats import public
 from whelp.text.formats.conversations import Problem, is_transcript, messages_of, option, prompt_of, text_of, turns_of
 from whelp.text.formats.hashing import content_id
 from whelp.text.formats.labels import label_of
@@ -27,6 +28,7 @@ class Format(Generic[T]):
 
     name: str
     keys: tuple[str, ...]
+    """none where `looks_so` alone tells it"""
     read: Callable[[Values], T]
     looks_so: Callable[[Values], bool] = lambda row: True
     """What the values must look like, where keys alone do not tell."""
@@ -175,7 +177,15 @@ RANKINGS: tuple[Format[Ranking], ...] = (
     Format("chosen/rejected", ("chosen", "rejected"), chosen_rejected),
     Format("prompt/completion/label", ("prompt", "completions", "labels"), prompt_completions_labels),
 )
+PUBLIC_SETS: tuple[Format[Prompt], ...] = (
+    Format("XSTest", (), public.xstest, public.is_xstest),
+    Format("Do-Not-Answer", (), public.do_not_answer, public.is_do_not_answer),
+    Format("TruthfulQA", (), public.truthful_qa, public.is_truthful_qa),
+    Format("MT-Bench", (), public.mt_bench, public.is_mt_bench),
+    Format("AlpacaEval", (), public.alpaca_eval, public.is_alpaca_eval),
+)
 PROMPTS: tuple[Format[Prompt], ...] = (
+    *PUBLIC_SETS,
     Format("HH transcripts", ("prompt",), prompt_only, lambda row: is_transcript(row["prompt"])),
     Format("prompt", ("prompt",), prompt_only),
     Format("messages", ("messages",), messages_prompt),
