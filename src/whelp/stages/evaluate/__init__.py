@@ -48,6 +48,7 @@ def run(
         "suites": suites,
         "overall": findings.overall(held_out, models),
         "differences": findings.differences(held_out, models),
+        "suite_differences": findings.suite_differences(held_out, models),
         "lengths": findings.lengths(held_out, models),
         "surface": findings.surface(held_out, models),
         "kl": kl_to_sft(engine, chat, models, chosen, config, stage.seed),

@@ -9,12 +9,14 @@ from typing import Any
 from whelp.checkers import passes
 from whelp.config import EvaluateConfig
 from whelp.engines.base import Engine, SamplingParams
+from whelp.errors import DataError
 from whelp.runs.metrics import MetricsLog
 from whelp.stages.context import Stage, answers_in_order
 from whelp.text.chat import Chat, sampled
 from whelp.types import Prompt
 
 FILE = "completions.jsonl"
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,3 +124,44 @@ def answer(
         )
         for c, score in zip(completions, scores, strict=True)
     ]
+
+
+def aligned(after: Sequence[Answer], before: Sequence[Answer]) -> list[tuple[Answer, Answer]]:
+    """Each answer beside the other model's to the same prompt (by its id) with the same sample number, in the order of `after`.
+
+    Raises `DataError` that names what either side lacks, or has twice.
+    """
+    sides = [_by_place(after), _by_place(before)]
+    lacking = [
+        f"{_name(side)} lacks {_listed(missing)}"
+        for side, own, other in ((after, *sides), (before, *reversed(sides)))
+        if (missing := [place for place in other if place not in own])
+    ]
+    if lacking:
+        raise DataError(
+            f"answers cannot be compared in pairs: {'; '.join(lacking)}. Let both models answer the same prompts, with one "
+            "number of samples."
+        )
+    return [(answer, sides[1][place]) for place, answer in sides[0].items()]
+
+
+def _by_place(answers: Sequence[Answer]) -> dict[tuple[str, int], Answer]:
+    found: dict[tuple[str, int], Answer] = {}
+    for one in answers:
+        place = (one.prompt.id, one.sample)
+        if place in found:
+            raise DataError(
+                f"answers cannot be compared in pairs: {_name(answers)} has {_listed([place])} twice. Give each prompt an id "
+                "of its own."
+            )
+        found[place] = one
+    return found
+
+
+def _name(answers: Sequence[Answer]) -> str:
+    return " and ".join(dict.fromkeys(f"{one.model} ({one.mode})" for one in answers)) or "a model without answers"
+
+
+def _listed(places: Sequence[tuple[str, int]]) -> str:
+    shown = ", ".join(f"{id} (sample {sample})" for id, sample in places[:_SHOWN])
+    return shown + (f" and {len(places) - _SHOWN} more" if len(places) > _SHOWN else "")

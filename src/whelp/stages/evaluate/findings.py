@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from whelp.maths.stats import clustered_bootstrap, clusters_of, length_controlled_win_rate, wilson
+from whelp.maths.significance import holm, prompts_needed, sign_flip
+from whelp.maths.stats import clustered_bootstrap, clustered_wilson, clusters_of, length_controlled_win_rate, wilson
 from whelp.monitors.surface import is_flattering, repetition
-from whelp.stages.evaluate.answers import Answer
+from whelp.stages.evaluate.answers import Answer, aligned
 from whelp.types import Estimate, Prompt
 
 LEASHED = ("rlhf", "ppo", "dpo")
@@ -30,13 +31,11 @@ BEHAVIOURS = {
 
 
 def rate(answers: Sequence[Answer]) -> Estimate:
-    """Share that passes: Wilson's interval, or a bootstrap over prompts where a prompt has several samples."""
+    """Share that passes, with Wilson's interval over prompts."""
     checked = [a for a in answers if a.passes is not None]
-    prompts = {a.prompt.id: i for i, a in enumerate(checked)}
-    if len(prompts) == len(checked):
-        return wilson(sum(bool(a.passes) for a in checked), len(checked))
-    values = torch.tensor([float(bool(a.passes)) for a in checked])
-    return clustered_bootstrap(values, torch.tensor([prompts[a.prompt.id] for a in checked]))
+    return clustered_wilson(
+        torch.tensor([float(bool(a.passes)) for a in checked]), clusters_of([a.prompt.id for a in checked])
+    )
 
 
 def pick(answers: Sequence[Answer], model: str, mode: str) -> list[Answer]:
@@ -74,22 +73,48 @@ def _from_the_start(models: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def differences(answers: Sequence[Answer], models: Sequence[str]) -> dict[str, Any]:
-    """Paired differences of what is compared, by prompt, with bootstrap intervals over prompts."""
+    """after - before -> mode -> what `paired` says of them, for all that is compared."""
+    return {
+        f"{after} - {before}": {
+            mode: paired(pick(answers, after, mode), pick(answers, before, mode)) for mode in modes(answers)
+        }
+        for before, after in comparisons(models)
+    }
+
+
+def suite_differences(answers: Sequence[Answer], models: Sequence[str]) -> dict[str, Any]:
+    """after - before -> category -> mode -> what `paired` says of it, each p-value corrected over the categories by `holm`."""
+    categories = {a.prompt.category: None for a in answers if a.passes is not None}
+    found = {one: differences([a for a in answers if a.prompt.category == one], models) for one in sorted(categories)}
     result: dict[str, Any] = {}
     for before, after in comparisons(models):
-        result[f"{after} - {before}"] = {
-            mode: paired(pick(answers, after, mode), pick(answers, before, mode)).as_dict() for mode in modes(answers)
-        }
+        key = f"{after} - {before}"
+        result[key] = {category: by_comparison[key] for category, by_comparison in found.items()}
+        for mode in modes(answers):
+            tested = [by_mode[mode] for by_mode in result[key].values() if mode in by_mode]
+            corrected = holm(torch.tensor([one["p_value"] for one in tested], dtype=torch.float64))
+            for one, p_value in zip(tested, corrected.tolist(), strict=True):
+                one["p_value"] = p_value
     return result
 
 
-def paired(after: Sequence[Answer], before: Sequence[Answer]) -> Estimate:
-    values = [
-        float(bool(a.passes)) - float(bool(b.passes))
-        for a, b in zip(after, before, strict=True)
-        if a.passes is not None
-    ]
-    return clustered_bootstrap(torch.tensor(values), clusters_of([a.prompt.id for a in after if a.passes is not None]))
+def paired(after: Sequence[Answer], before: Sequence[Answer]) -> dict[str, Any]:
+    """The difference in pass rate, prompt by prompt: its mean and interval, the p-value of there being none (`sign_flip`), and
+    how many prompts it takes to see one of 3 points (`prompts_needed`); the last two are None where nothing was checked.
+
+    Raises `DataError` where the answers are not to the same prompts.
+    """
+    pairs = [(a, b) for a, b in aligned(after, before) if a.passes is not None]
+    values = torch.tensor([float(bool(a.passes)) - float(bool(b.passes)) for a, b in pairs])
+    clusters = clusters_of([a.prompt.id for a, _ in pairs])
+    found = clustered_bootstrap(values, clusters)
+    if not pairs:
+        return {**found.as_dict(), "p_value": None, "prompts_needed": None}
+    if not bool(values.any()):
+        most = wilson(0, found.n).high  # no change among n prompts does not make one impossible
+        found = Estimate(0.0, -most, most, found.n)
+    tested = {"p_value": sign_flip(values, clusters), "prompts_needed": prompts_needed(values, clusters)}
+    return {**found.as_dict(), **tested}
 
 
 def lengths(answers: Sequence[Answer], models: Sequence[str]) -> dict[str, Any]:
@@ -129,7 +154,7 @@ def verdict_of_judge(
     old, new = next(iter(_from_the_start(models)), (models[-2], models[-1]))
     after, before = pick(answers, new, "greedy"), pick(answers, old, "greedy")
     wins, extra = [], []
-    for a, b in zip(after, before, strict=True):
+    for a, b in aligned(after, before):
         difference = (a.judge or 0.0) - (b.judge or 0.0)
         wins.append(0.5 if a.text == b.text else float(difference > 0))
         extra.append(float(a.length - b.length))
