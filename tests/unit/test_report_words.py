@@ -11,7 +11,16 @@ from report_helpers import change_json, difference
 from whelp.report.artifacts import Interval
 from whelp.report.collect import collect
 from whelp.report.render import render
-from whelp.report.words import conclude, duration, memory, percent_interval, points_interval
+from whelp.report.words import (
+    conclude,
+    conclude_difference,
+    conclusions,
+    duration,
+    memory,
+    p_value,
+    percent_interval,
+    points_interval,
+)
 
 ZERO = ", but the interval includes zero (95% interval {}, 140 prompts): no difference was shown."
 
@@ -35,6 +44,61 @@ def test_the_conclusion_says_what_the_interval_allows(
     change_json(run / "evaluate/metrics.json", differences={"rlhf - sft": difference(low, mean, high)}, judge=None)
     conclusion = conclude(collect(run))
     assert (conclusion.kind, conclusion.sentence) == (kind, f"RLHF passes {passes} SFT{rest}")
+
+
+def changed(difference: float, low: float, high: float, p: float, needed: int, n: int = 140) -> Interval:
+    return Interval(difference, low, high, n, p, needed)
+
+
+@pytest.mark.parametrize(
+    ("difference", "tests", "kind", "sentence"),
+    [
+        (changed(0.031, 0.004, 0.059, 0.0213, 900), 8, "better",
+         "RLHF passes 3 points more checks than SFT (95% interval 0.4 to 6, 140 prompts; p = 0.021 after correction "
+         "over 8 suites)."),
+        (changed(-0.08, -0.14, -0.02, 0.00004, 900), 1, "worse",
+         "RLHF passes 8 points fewer checks than SFT (95% interval 2 to 14, 140 prompts; p < 0.001)."),
+        (changed(0.04, 0.01, 0.07, 0.06, 1031), 8, "none",
+         "RLHF passes 4 points more checks than SFT (95% interval 1 to 7, 140 prompts; p = 0.06 after correction over 8 suites), "
+         "but that may be chance: no difference was shown; about 900 more prompts would show one of 3 points."),
+        (changed(-0.01, -0.03, 0.01, 0.34, 141), 1, "none",
+         "RLHF passes 1 point fewer checks than SFT, but the interval includes zero (95% interval −3 to 1, 140 prompts; "
+         "p = 0.34): no difference was shown; about 1 more prompts would show one of 3 points."),
+        (changed(0.0, -0.01, 0.01, 1.0, 80), 1, "none",
+         "RLHF passes as many checks as SFT, but the interval includes zero (95% interval −1 to 1, 140 prompts; p = 1): "
+         "no difference was shown, and one of 3 points would most likely have been."),
+    ],
+)  # fmt: skip
+def test_a_sentence_says_what_can_be_told_and_how_much_more_it_would_take(
+    difference: Interval, tests: int, kind: str, sentence: str
+) -> None:
+    assert conclude_difference("RLHF", "SFT", difference, tests) == (kind, sentence)
+
+
+def test_p_values_are_never_rounded_to_the_level() -> None:
+    assert [p_value(p) for p in (0.0496, 0.05, 0.0504, 0.001, 0.00099)] == [
+        "p = 0.0496", "p = 0.05", "p = 0.0504", "p = 0.001", "p < 0.001"]  # fmt: skip
+
+
+def test_suites_are_looked_at_together(run: Path) -> None:
+    def suite(p: float) -> dict[str, object]:
+        return {"greedy": {"mean": 0.2, "low": 0.1, "high": 0.3, "n": 24, "p_value": p, "prompts_needed": 500}}
+
+    unchecked = {"greedy": {"mean": None, "low": None, "high": None, "n": 0, "p_value": None, "prompts_needed": None}}
+    suites = {"rlhf - sft": {"self": suite(0.01), "writing": suite(0.2), "red": unchecked}}
+    change_json(run / "evaluate/metrics.json", suite_differences=suites, judge=None)
+    data = collect(run)
+    assert conclude(data).sentence.endswith(
+        " By suite, with p-values corrected over 2: a difference in self (+20 points (10 to 30))."
+    )
+    said = conclusions(data.evaluation)
+    assert said[1] == (
+        "Greedy, self: RLHF passes 20 points more checks than SFT (95% interval 10 to 30, 24 prompts; p = 0.01 after "
+        "correction over 2 suites)."
+    )
+    assert [line.split(" passes")[0] for line in said] == ["Greedy: RLHF", "Greedy, self: RLHF", "Greedy: SFT"]
+    change_json(run / "evaluate/metrics.json", suite_differences={"rlhf - sft": {"a": suite(0.4), "b": suite(0.2)}})
+    assert conclude(collect(run)).sentence.endswith(" By suite, with p-values corrected over 2: no difference.")
 
 
 @pytest.mark.usefixtures("plain")

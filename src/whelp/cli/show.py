@@ -26,6 +26,7 @@ def summary(result: RunSummary, stage: str | None = None) -> None:
         found = result.results.get(stage, {})
         trust(found)
         metrics(stage, found)
+        conclusions(found)
     before_after(result.table)
     costs(result.costs)
     typer.echo(f"\nrun directory: {result.path}")
@@ -74,6 +75,15 @@ def trust(result: Mapping[str, Any]) -> None:
             for name, one in names.items()
         ],
     )
+
+
+def conclusions(result: Mapping[str, Any]) -> None:
+    """What an evaluation's differences allow to say."""
+    from whelp.report.collect import evaluation_of
+    from whelp.report.words import conclusions
+
+    if "differences" in result:
+        typer.echo("\n" + "\n".join(conclusions(evaluation_of(result))))
 
 
 _AMONG = {

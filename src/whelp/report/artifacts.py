@@ -23,6 +23,10 @@ class Interval:
     low: float | None = None
     high: float | None = None
     n: int | None = None
+    p_value: float | None = None
+    """of a difference being zero"""
+    prompts_needed: int | None = None
+    """to see a difference of 3 points"""
 
     @property
     def is_known(self) -> bool:
@@ -131,5 +135,8 @@ def rows(value: Any) -> list[Any]:
 def interval(value: Any) -> Interval:
     found = table(value)
     return Interval(
-        number(found.get("mean")), number(found.get("low")), number(found.get("high")), whole(found.get("n"))
+        *(number(found.get(key)) for key in ("mean", "low", "high")),
+        whole(found.get("n")),
+        number(found.get("p_value")),
+        whole(found.get("prompts_needed")),
     )

@@ -109,6 +109,8 @@ class Evaluation:
     overall: Mapping[str, Mapping[str, Interval]]
     differences: Mapping[str, Mapping[str, Interval]]
     """keyed "rlhf - sft", then by mode"""
+    suite_differences: Mapping[str, Mapping[str, Mapping[str, Interval]]]
+    """the same by category in between; p-values are corrected over the categories"""
     lengths: Mapping[str, tuple[float | None, float | None]]
     """mean length in tokens, and the rate of answers that ended by themselves"""
     kl: Mapping[str, Interval]
@@ -241,7 +243,7 @@ def collect(run_dir: Path) -> RunData:
         rollouts=tuple(_rollout(line) for line in artifacts.lines(f"{ppo.name}/samples.jsonl")),
         own_answers=tuple((whole(table(one).get("step")), _accuracy(one)) for one in rows(ppo.result.get("on_policy"))),
         rounds=tuple((k, _accuracy(found)) for k in rounds if (found := stages[f"label-{k}"].result)),
-        evaluation=_evaluation(evaluated) if evaluated else None,
+        evaluation=evaluation_of(evaluated) if evaluated else None,
         before_after=_before_after(artifacts),
         completions=tuple(_completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),
         outdated=tuple(_outdated(stages, run_dir.resolve().name)),
@@ -351,13 +353,17 @@ def _accuracy(value: Any) -> Interval:
     return interval(table(value).get("accuracy"))
 
 
-def _evaluation(result: Json) -> Evaluation:
+def evaluation_of(result: Json) -> Evaluation:
+    """What the metrics.json of an evaluation holds."""
     return Evaluation(
         models=_models(result, "overall"),
         n_prompts=whole(result.get("n_prompts")),
         suites={text(name): _by_mode(value) for name, value in table(result.get("suites")).items()},
         overall=_by_mode(result.get("overall")),
         differences=_by_mode(result.get("differences")),
+        suite_differences={
+            text(name): _by_mode(value) for name, value in table(result.get("suite_differences")).items()
+        },
         lengths={
             text(name): (number(table(value).get("mean")), number(table(value).get("finished")))
             for name, value in table(result.get("lengths")).items()

@@ -122,35 +122,99 @@ def memory(mebibytes: float | None) -> str:
 
 def conclude(data: RunData) -> Conclusion:
     """What the greedy checks show of RLHF (or DPO) against SFT, or against the base model where there is no SFT; of SFT against
-    the base model where there is neither. Further sentences say what samples show, and a judge that counts."""
+    the base model where there is neither. Further sentences say what samples show, single suites, and a judge that counts."""
     pairs = (("rlhf", "sft"), ("rlhf", "base"), ("dpo", "sft"), ("dpo", "base"), ("sft", "base"))
     for better, worse in pairs:
         modes = data.evaluation.differences.get(f"{better} - {worse}", {}) if data.evaluation else {}
         difference, sampled = modes.get("greedy", Interval()), modes.get("sampled", Interval())
         if difference.is_known:
-            kind, sentence = _compare(label(better), label(worse), difference)
+            kind, sentence = conclude_difference(label(better), label(worse), difference)
             if sampled.is_known:
-                sentence = f"Greedy: {sentence} Sampled: {_compare(label(better), label(worse), sampled)[1]}"
+                sentence = f"Greedy: {sentence} Sampled: {conclude_difference(label(better), label(worse), sampled)[1]}"
             if better == "sft":
                 sentence += " RLHF was not compared."
+            sentence += _by_suite(data.evaluation, f"{better} - {worse}")
             sentence += _judged(data.evaluation, f"{better} over {worse}")
             return Conclusion(kind, sentence, _limits(data))
     return Conclusion("unknown", f"Nothing can be concluded yet: {_why_unknown(data)}.", ())
 
 
-def _compare(name: str, other: str, difference: Interval) -> tuple[Literal["better", "worse", "none", "unknown"], str]:
+def conclude_difference(
+    name: str, other: str, difference: Interval, tests: int = 1
+) -> tuple[Literal["better", "worse", "none", "unknown"], str]:
+    """What a paired difference in pass rate says, and in one plain sentence what it does not. A model is better where the
+    interval is above zero and the p-value, if there is one, below 5%; that was corrected over so many `tests`."""
     mean, low, high = difference.mean or 0.0, difference.low, difference.high
     amount = f"{in_points(abs(mean))} {'more' if mean > 0 else 'fewer'} checks than {other}"
     amount = amount if mean else f"as many checks as {other}"
     if low is None or high is None:
         return "unknown", f"{name} passes {amount}, but no interval was recorded: nothing can be concluded."
-    of = f", {difference.n} prompts" if difference.n else ""
-    if low > 0:
-        return "better", f"{name} passes {amount} (95% interval {points(low)} to {points(high)}{of})."
-    if high < 0:
-        return "worse", f"{name} passes {amount} (95% interval {points(-high)} to {points(-low)}{of})."
+    p = difference.p_value
+    chance = "" if p is None else f"{p_value(p)} after correction over {tests} suites" if tests > 1 else p_value(p)
+    of = (f", {difference.n} prompts" if difference.n else "") + (f"; {chance}" if chance else "")
+    if low > 0 or high < 0:
+        span = f"95% interval {points(min(abs(low), abs(high)))} to {points(max(abs(low), abs(high)))}"
+        if p is None or p < 0.05:
+            return "better" if low > 0 else "worse", f"{name} passes {amount} ({span}{of})."
+        return (
+            "none",
+            f"{name} passes {amount} ({span}{of}), but that may be chance: no difference was shown{_more(difference)}.",
+        )
     span = f"95% interval {points(low)} to {points(high)}{of}"
-    return "none", f"{name} passes {amount}, but the interval includes zero ({span}): no difference was shown."
+    return (
+        "none",
+        f"{name} passes {amount}, but the interval includes zero ({span}): no difference was shown{_more(difference)}.",
+    )
+
+
+def conclusions(evaluation: Evaluation) -> list[str]:
+    """A sentence for all that was compared, and one for each suite that differs when all of them are looked at."""
+    found = []
+    for comparison, modes in evaluation.differences.items():
+        after, before = (label(name) for name in comparison.split(" - ", 1))
+        for mode, difference in modes.items():
+            found.append(f"{mode.capitalize()}: {conclude_difference(after, before, difference)[1]}")
+            tested = _tested(evaluation, comparison, mode)
+            found += [
+                f"{mode.capitalize()}, {name}: {conclude_difference(after, before, one, len(tested))[1]}"
+                for name, one in tested.items()
+                if (one.p_value or 0.0) < 0.05
+            ]
+    return found
+
+
+def _tested(evaluation: Evaluation, comparison: str, mode: str) -> dict[str, Interval]:
+    """The differences by suite that have a p-value."""
+    suites = evaluation.suite_differences.get(comparison, {})
+    found = {name: modes.get(mode, Interval()) for name, modes in suites.items()}
+    return {name: one for name, one in found.items() if one.p_value is not None}
+
+
+def p_value(p: float) -> str:
+    """`p = 0.02`"""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.2g}" if f"{p:.2g}" != "0.05" else f"p = {p:.3g}"
+
+
+def _more(difference: Interval) -> str:
+    """How many prompts would show a small difference, to two digits."""
+    if difference.prompts_needed is None or difference.n is None:
+        return ""
+    more = difference.prompts_needed - difference.n
+    if more <= 0:
+        return ", and one of 3 points would most likely have been"
+    unit = 10 ** max(0, len(str(more)) - 2)
+    return f"; about {-(-more // unit) * unit:,} more prompts would show one of 3 points"
+
+
+def _by_suite(evaluation: Evaluation | None, comparison: str) -> str:
+    tested = _tested(evaluation, comparison, "greedy") if evaluation else {}
+    if len(tested) < 2:
+        return ""
+    shown = [f"{name} ({points_interval(one)})" for name, one in tested.items() if (one.p_value or 0.0) < 0.05]
+    they_do = f"a difference in {', '.join(shown)}" if shown else "no difference"
+    return f" By suite, with p-values corrected over {len(tested)}: {they_do}."
 
 
 def _judged(evaluation: Evaluation | None, versus: str) -> str:
