@@ -47,7 +47,8 @@ def sign_flip(
     found, rounding = totals.sum().abs(), 1e-6 * differences.double().abs().sum()
     if found <= rounding:
         return 1.0
-    coins = torch.randint(2, (draws, len(totals)), generator=torch.Generator().manual_seed(seed))
+    draw = torch.Generator().manual_seed(seed)
+    coins = torch.randint(2, (draws, len(totals)), generator=draw, dtype=torch.int8)
     by_chance = ((2 * coins - 1).double() @ totals).abs()
     farther = int((by_chance > found + rounding).sum())
     as_far = 1 + int(((by_chance - found).abs() <= rounding).sum())
