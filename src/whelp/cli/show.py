@@ -26,7 +26,7 @@ def summary(result: RunSummary, stage: str | None = None) -> None:
         found = result.results.get(stage, {})
         trust(found)
         metrics(stage, found)
-        conclusions(found)
+        differences(found)
     before_after(result.table)
     costs(result.costs)
     typer.echo(f"\nrun directory: {result.path}")
@@ -77,13 +77,14 @@ def trust(result: Mapping[str, Any]) -> None:
     )
 
 
-def conclusions(result: Mapping[str, Any]) -> None:
-    """What an evaluation's differences allow to say."""
+def differences(result: Mapping[str, Any]) -> None:
+    """What can be told of the models of an evaluation, and what not."""
     from whelp.report.collect import evaluation_of
     from whelp.report.words import conclusions
 
-    if "differences" in result:
-        typer.echo("\n" + "\n".join(conclusions(evaluation_of(result))))
+    said = conclusions(evaluation_of(result))
+    if said:
+        typer.echo("\n" + "\n".join(said))
 
 
 _AMONG = {

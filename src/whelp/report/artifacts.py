@@ -135,7 +135,9 @@ def rows(value: Any) -> list[Any]:
 def interval(value: Any) -> Interval:
     found = table(value)
     return Interval(
-        *(number(found.get(key)) for key in ("mean", "low", "high")),
+        number(found.get("mean")),
+        number(found.get("low")),
+        number(found.get("high")),
         whole(found.get("n")),
         number(found.get("p_value")),
         whole(found.get("prompts_needed")),

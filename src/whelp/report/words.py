@@ -173,6 +173,11 @@ def conclusions(evaluation: Evaluation) -> list[str]:
     for comparison, modes in evaluation.differences.items():
         after, before = (label(name) for name in comparison.split(" - ", 1))
         for mode, difference in modes.items():
+            if not difference.is_known:
+                found.append(
+                    f"{mode.capitalize()}: no answer of {after} and {before} was checked: nothing can be concluded."
+                )
+                continue
             found.append(f"{mode.capitalize()}: {conclude_difference(after, before, difference)[1]}")
             tested = _tested(evaluation, comparison, mode)
             found += [
