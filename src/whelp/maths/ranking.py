@@ -86,9 +86,8 @@ def _fit(won: Float[Tensor, "D M M"]) -> Float[Tensor, "D M"]:
         weight = games * p * (1.0 - p)
         curvature = torch.diag_embed(weight.sum(2)) - weight
         step = torch.linalg.solve(curvature + mean, (won - games * p).sum(2))
-        strengths = strengths + step / step.abs().amax(1, keepdim=True).clamp_min(
-            1.0
-        )  # far off, a whole step goes too far
+        longest = step.abs().amax(1, keepdim=True).clamp_min(1.0)  # far off, a whole step goes too far
+        strengths = strengths + step / longest
         if step.abs().max() < 1e-10:
             break
     return strengths

@@ -68,8 +68,8 @@ def prompts_needed(
     differences: Float[Tensor, "N"], clusters: Int[Tensor, "N"], difference: float = 0.03, power: float = 0.8
 ) -> int:
     """How many prompts (clusters) it takes to see a true `difference` in pass rate with this `power` by a two-sided test at 5%,
-    where single prompts differ as much as here (Miettinen 1968, eq. 3 on McNemar's test; for several samples of a prompt, the
-    mean square of its mean difference takes the place of the discordance).
+    where single prompts differ as much as here (Connor 1987 on McNemar's test; for several samples of a prompt, the mean square
+    of its mean difference takes the place of the discordance).
 
     `differences` are -1, 0 or 1. Where they are too few for a mean of `difference`, as many are supposed as it needs.
     Raises `ValueError` where nothing was compared.

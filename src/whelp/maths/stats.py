@@ -24,7 +24,7 @@ def wilson(successes: float, n: int, z: float = Z) -> Estimate:
 
 def clustered_wilson(passes: Float[Tensor, "N"], clusters: Int[Tensor, "N"]) -> Estimate:
     """Wilson's interval for a rate where each cluster (prompt) has several answers, which count as so many independent ones as
-    would spread as widely (Kish 1965, section 8.2): from one a cluster, where the answers to a prompt are all alike, to all N.
+    would spread as widely (Kish 1965): from one a cluster, where the answers to a prompt are all alike, to all N.
     `passes` is 0 or 1; NaN for N = 0.
 
     Unlike a bootstrap it knows more than one answer where all of them pass: with a rate of 95% and 24 prompts of four answers

@@ -173,26 +173,23 @@ def conclusions(evaluation: Evaluation) -> list[str]:
     for comparison, modes in evaluation.differences.items():
         after, before = (label(name) for name in comparison.split(" - ", 1))
         for mode, difference in modes.items():
-            if not difference.is_known:
-                found.append(
-                    f"{mode.capitalize()}: no answer of {after} and {before} was checked: nothing can be concluded."
-                )
-                continue
-            found.append(f"{mode.capitalize()}: {conclude_difference(after, before, difference)[1]}")
-            tested = _tested(evaluation, comparison, mode)
-            found += [
-                f"{mode.capitalize()}, {name}: {conclude_difference(after, before, one, len(tested))[1]}"
-                for name, one in tested.items()
-                if (one.p_value or 0.0) < 0.05
-            ]
+            said = f"no answer of {after} and {before} was checked: nothing can be concluded."
+            if difference.is_known:
+                said = conclude_difference(after, before, difference)[1]
+            found.append(f"{mode.capitalize()}: {said}")
+            suites, tests = _differing(evaluation, comparison, mode)
+            for name, one in suites.items():
+                found.append(f"{mode.capitalize()}, {name}: {conclude_difference(after, before, one, tests)[1]}")
     return found
 
 
-def _tested(evaluation: Evaluation, comparison: str, mode: str) -> dict[str, Interval]:
-    """The differences by suite that have a p-value."""
+def _differing(evaluation: Evaluation, comparison: str, mode: str) -> tuple[dict[str, Interval], int]:
+    """The suites in which two models differ, of so many for which there is a p-value."""
     suites = evaluation.suite_differences.get(comparison, {})
     found = {name: modes.get(mode, Interval()) for name, modes in suites.items()}
-    return {name: one for name, one in found.items() if one.p_value is not None}
+    tested = {name: one for name, one in found.items() if one.p_value is not None}
+    differ = {name: one for name, one in tested.items() if conclude_difference("", "", one)[0] in ("better", "worse")}
+    return differ, len(tested)
 
 
 def p_value(p: float) -> str:
@@ -214,12 +211,13 @@ def _more(difference: Interval) -> str:
 
 
 def _by_suite(evaluation: Evaluation | None, comparison: str) -> str:
-    tested = _tested(evaluation, comparison, "greedy") if evaluation else {}
-    if len(tested) < 2:
+    suites, tests = _differing(evaluation, comparison, "greedy") if evaluation else ({}, 0)
+    if tests < 2:
         return ""
-    shown = [f"{name} ({points_interval(one)})" for name, one in tested.items() if (one.p_value or 0.0) < 0.05]
-    they_do = f"a difference in {', '.join(shown)}" if shown else "no difference"
-    return f" By suite, with p-values corrected over {len(tested)}: {they_do}."
+    shown = ", ".join(f"{name} ({points_interval(one)})" for name, one in suites.items())
+    return (
+        f" By suite, with p-values corrected over {tests}: {f'a difference in {shown}' if shown else 'no difference'}."
+    )
 
 
 def _judged(evaluation: Evaluation | None, versus: str) -> str:

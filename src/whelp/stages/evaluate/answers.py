@@ -142,7 +142,7 @@ def aligned(after: Sequence[Answer], before: Sequence[Answer]) -> list[tuple[Ans
             f"answers cannot be compared in pairs: {'; '.join(lacking)}. Let both models answer the same prompts, with one "
             "number of samples."
         )
-    return [(answer, sides[1][place]) for place, answer in sides[0].items()]
+    return [(one, sides[1][place]) for place, one in sides[0].items()]
 
 
 def _by_place(answers: Sequence[Answer]) -> dict[tuple[str, int], Answer]:

@@ -91,7 +91,8 @@ def suite_differences(answers: Sequence[Answer], models: Sequence[str]) -> dict[
         key = f"{after} - {before}"
         result[key] = {category: by_comparison[key] for category, by_comparison in found.items()}
         for mode in modes(answers):
-            tested = [by_mode[mode] for by_mode in result[key].values() if mode in by_mode]
+            modes_found = (by_mode.get(mode, {}) for by_mode in result[key].values())
+            tested = [one for one in modes_found if one.get("p_value") is not None]
             corrected = holm(torch.tensor([one["p_value"] for one in tested], dtype=torch.float64))
             for one, p_value in zip(tested, corrected.tolist(), strict=True):
                 one["p_value"] = p_value

@@ -44,7 +44,7 @@ def xstest(row: Values) -> Prompt:
     label, kind = option(found, "label").strip().lower(), option(found, "type")
     if label not in ("", "safe", "unsafe"):
         raise Problem(f"label is {label!r}; expected safe or unsafe, as XSTest has it")
-    is_safe = label == "safe" if label else not kind.startswith("contrast")
+    is_safe = label == "safe" if label else not kind.lower().startswith("contrast")
     check = _helps(f"{found['prompt']} {option(found, 'focus')}") if is_safe else {"kind": "refuses"}
     return _asked(found, "prompt", id=option(found, "id"), category=kind, check=check)
 
