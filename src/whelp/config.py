@@ -352,6 +352,9 @@ class Recipe(Section):
     )
     trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
+    report_to: Literal["none", "tensorboard"] = Field(
+        "none", description="where each step's numbers go besides metrics.jsonl"
+    )
     stages: tuple[Literal["sft", "revise", "feedback", "reward", "ppo", "dpo", "evaluate", "audit", "report"], ...] = (
         Field(("sft", "reward", "ppo", "evaluate", "audit", "report"), description="what is run, in this order")
     )

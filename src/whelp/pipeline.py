@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from whelp.runs.cost import measure
 from whelp.runs.files import as_run_error, read_json
 from whelp.runs.lock import RunLock
 from whelp.runs.manifest import Run, fingerprint, open_run
+from whelp.runs.tracking import Tracker, tracker_of
 from whelp.types import Message, Prompt
 from whelp.workplace import Workplace
 
@@ -44,12 +46,19 @@ class RunSummary:
     """metrics.json of every stage."""
 
 
-def run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, allow_code: bool = False) -> RunSummary:
-    """Run what is missing of the recipe's stages.
+def run(
+    recipe: Recipe,
+    argv: Sequence[str],
+    resume: bool,
+    progress: Progress,
+    allow_code: bool = False,
+    tracker: Tracker | None = None,
+) -> RunSummary:
+    """Run what is missing of the recipe's stages. A `tracker` takes the place of `recipe.report_to`, and is closed.
 
     Raises `RunError` for a stage that was left unfinished, unless `resume`; any other `WhelpError` as it comes.
     """
-    return _run(recipe, argv, resume, progress, allow_code=allow_code)
+    return _run(recipe, argv, resume, progress, allow_code=allow_code, tracker=tracker)
 
 
 def evaluate_models(
@@ -77,7 +86,11 @@ def _run(recipe: Recipe, argv: Sequence[str], resume: bool, progress: Progress, 
     check(place)
     with as_run_error(path):
         path.mkdir(parents=True, exist_ok=True)
-    with RunLock(path):
+    with RunLock(path), ExitStack() as stack:
+        if place.tracker is None:
+            place.tracker = tracker_of(recipe.report_to, path)
+        if place.tracker is not None:
+            stack.callback(place.tracker.close)
         open_run(path, recipe.model_dump(mode="json"), argv)
         costs = [_run_job(place, job, resume) for job in jobs_of(recipe)]
         report = _write_report(place) if "report" in recipe.stages else None

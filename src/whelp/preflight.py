@@ -17,6 +17,7 @@ from whelp.rewards.formula import functions
 from whelp.rewards.rules import refuse_unchecked
 from whelp.runs.files import nearest_existing, read_json
 from whelp.runs.manifest import DONE
+from whelp.runs.tracking import refuse_missing
 from whelp.splits import has_judge, refuse_trained
 from whelp.text.chat import Chat
 from whelp.types import Message, Principle, Prompt
@@ -25,11 +26,12 @@ from whelp.workplace import Workplace
 
 def check(place: Workplace, is_plan: bool = False) -> None:
     """All that can be checked before the run's folder is touched. Raises what the three below raise, `RunError` where a file is
-    in its place, and `ConfigError` where a judge behind an endpoint cannot be asked. A plan needs no permission to run code, and
-    without it runs none."""
+    in its place, and `ConfigError` where a tracker is not installed or a judge behind an endpoint cannot be asked. A plan needs
+    no permission to run code, and without it runs none."""
     folder = nearest_existing(place.run.path)
     if not folder.is_dir():
         raise RunError(f"{folder} is a file, so no run can be kept in {place.run.path}. Give another --output_dir.")
+    refuse_missing(place.recipe.report_to)
     refuse_unmade(place)
     if place.allow_code or not is_plan:
         check_code(place)

@@ -19,6 +19,7 @@ from whelp.models.sources import resolve
 from whelp.progress import Progress
 from whelp.runs.files import read_json, sha256_file, sha256_json
 from whelp.runs.manifest import DONE, Run, kind_of
+from whelp.runs.tracking import Tracker
 from whelp.splits import RankingSplit, split_demonstrations, split_rankings, user_turns
 from whelp.stages.context import Stage
 from whelp.text.chat import Chat
@@ -48,6 +49,8 @@ class Workplace:
     """`whelp evaluate` only: the folder of the judge."""
     allow_code: bool = False
     """Whether Python functions that the recipe names may be run."""
+    tracker: Tracker | None = None
+    """What hears each step's numbers, besides metrics.jsonl."""
     round: int = field(default=0, init=False)
     """The online round of what is made now; 0: the run's first reward model and PPO."""
     weight_ids: dict[Path, str] = field(default_factory=dict, init=False)
@@ -146,7 +149,8 @@ class Workplace:
         ppo = self.recipe.ppo
         limits = {"ppo": (ppo.save_steps, ppo.save_total_limit), "evaluate": (1, 1)}
         save_steps, limit = limits.get(kind_of(name), (50, 1))
-        stage = Stage(self.run.stage_dir(name), self.progress, self.recipe.seed + seed_offset, save_steps, limit)
+        seed = self.recipe.seed + seed_offset
+        stage = Stage(self.run.stage_dir(name), self.progress, seed, save_steps, limit, self.tracker)
         self.stages[name] = stage
         return stage
 

@@ -229,6 +229,16 @@ class TestRun:
         assert given["argv"] == ["whelp", "run", "smoke", "ppo.kl-coef=0.2", "seed=4", "--output_dir", "o", "--resume"]
         assert given["recipe"] == load_recipe("smoke", ["ppo.kl_coef=0.2", "seed=4", "output_dir=o"])
 
+    def test_where_each_step_s_numbers_go(self, pipeline):
+        call("run", "--report-to", "tensorboard")
+        call("sft", "--report_to", "tensorboard")
+        call("reward", "report_to=tensorboard")
+        call("ppo", "--report_to", "tensorboard", "--reward", "checker")
+        call("dpo")
+        found = [given["recipe"].report_to for _, given in pipeline.calls]
+        assert found == ["tensorboard"] * 4 + ["none"]
+        assert "expected one of none, tensorboard" in call("run", "--report_to", "wandb", code=2).stderr
+
     def test_an_override_may_stand_first(self, pipeline):
         call("run", "ppo.kl_coef=0.2", "seed=4")
         assert pipeline.calls[0][1]["recipe"] == load_recipe(None, ["ppo.kl_coef=0.2", "seed=4"])

@@ -42,6 +42,12 @@ OutputDir = Annotated[
     str | None, typer.Option("--output_dir", metavar="FOLDER", help="The run directory.", show_default=False)
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint of this run directory.")]
+ReportTo = Annotated[
+    str | None,
+    typer.Option(
+        "--report_to", metavar="TRACKER", help="tensorboard: each step's numbers go there too.", show_default=False
+    ),
+]
 AllowCode = Annotated[bool, typer.Option("--allow_code", help="Run the Python functions that the recipe names.")]
 AllowUntrusted = Annotated[
     bool,

@@ -17,6 +17,7 @@ from whelp.cli.base import (
     OutputDir,
     Overrides,
     RecipeName,
+    ReportTo,
     Resume,
     recipe_of,
 )
@@ -44,6 +45,7 @@ def run(
     dry_run: DryRun = False,
     allow_code: AllowCode = False,
     allow_untrusted_labels: AllowUntrusted = False,
+    report_to: ReportTo = None,
 ) -> None:
     """Run a recipe: SFT, reward model, PPO, evaluation and report. Without a recipe: the default, assistant.
 
@@ -59,6 +61,7 @@ def run(
     """
     options = {
         "output_dir": output_dir,
+        "report_to": report_to,
         "constitution.allow_untrusted_labels": "true" if allow_untrusted_labels else None,
     }
     resolved = recipe_of(recipe, overrides, options)

@@ -14,6 +14,7 @@ from whelp.cli.base import (
     OutputDir,
     Overrides,
     RecipeName,
+    ReportTo,
     Resume,
     StageCommand,
     recipe_of,
@@ -65,6 +66,7 @@ def sft(
     model: ModelSource = None,
     train_file: TrainFile = None,
     output_dir: OutputDir = None,
+    report_to: ReportTo = None,
     resume: Resume = False,
 ) -> None:
     """Supervised fine-tuning on ideal answers. Writes FOLDER/sft (FOLDER is out unless given).
@@ -76,7 +78,7 @@ def sft(
     whelp sft --train_file demonstrations.jsonl
     whelp sft --model Qwen/Qwen3-0.6B --train_file d.jsonl sft.learning_rate=1e-4
     """
-    options = {"model": model, "sft.train_file": train_file, "output_dir": output_dir}
+    options = {"model": model, "sft.train_file": train_file, "output_dir": output_dir, "report_to": report_to}
     run_stage(ctx, "sft", recipe_of(recipe, overrides, options, ("sft",)), resume)
 
 
@@ -88,6 +90,7 @@ def reward(
     train_file: TrainFile = None,
     test_file: HeldOutFile = None,
     output_dir: OutputDir = None,
+    report_to: ReportTo = None,
     resume: Resume = False,
 ) -> None:
     """Train a reward model on preferences. Writes FOLDER/reward, with accuracy, margin, loss and n in metrics.json.
@@ -106,6 +109,7 @@ def reward(
         "reward.train_file": train_file,
         "reward.test_file": test_file,
         "output_dir": output_dir,
+        "report_to": report_to,
     }
     run_stage(ctx, "reward", recipe_of(recipe, overrides, options, ("reward",)), resume)
 
@@ -121,6 +125,7 @@ def ppo(
     total_episodes: Episodes = None,
     kl_coef: KLCoef = None,
     output_dir: OutputDir = None,
+    report_to: ReportTo = None,
     resume: Resume = False,
     allow_code: AllowCode = False,
 ) -> None:
@@ -141,6 +146,7 @@ def ppo(
         "ppo.total_episodes": total_episodes,
         "ppo.kl_coef": kl_coef,
         "output_dir": output_dir,
+        "report_to": report_to,
     }
     run_stage(ctx, "ppo", recipe_of(recipe, overrides, options, ("ppo",)), resume, allow_code)
 
@@ -153,6 +159,7 @@ def dpo(
     train_file: TrainFile = None,
     test_file: HeldOutFile = None,
     output_dir: OutputDir = None,
+    report_to: ReportTo = None,
     resume: Resume = False,
 ) -> None:
     """Direct preference optimisation: no reward model, no sampling. Writes FOLDER/dpo, from FOLDER's SFT model.
@@ -168,6 +175,7 @@ def dpo(
         "reward.train_file": train_file,
         "reward.test_file": test_file,
         "output_dir": output_dir,
+        "report_to": report_to,
     }
     run_stage(ctx, "dpo", recipe_of(recipe, overrides, options, ("dpo",)), resume)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, final
 
 from whelp.errors import RunError
 from whelp.runs.files import as_run_error, encode, plain, write_bytes_atomic
+from whelp.runs.tracking import Tracker
 
 
 @final
@@ -16,11 +18,12 @@ class MetricsLog:
     """Appends JSON lines to `<stage_dir>/<filename>`; makes the folder if needed.
 
     A line is handed to the system whole before `append` returns, so a killed process loses none of them;
-    `save_checkpoint` brings them to the disk.
+    `save_checkpoint` brings them to the disk. A `tracker` hears the finite numbers of each line behind it.
     """
 
-    def __init__(self, stage_dir: Path, filename: str = "metrics.jsonl") -> None:
+    def __init__(self, stage_dir: Path, filename: str = "metrics.jsonl", tracker: Tracker | None = None) -> None:
         self.path = Path(stage_dir) / filename
+        self.tracker = tracker
 
     def append(self, step: int, **values: Any) -> None:
         """Write `{"step": step, **values}`. JSON has no NaN and no infinity: a value that is one, or holds one, gets
@@ -43,6 +46,8 @@ class MetricsLog:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(line)
+        if self.tracker is not None:
+            self.tracker.log(self.path.parent.name, int(step), _numbers(record))
 
     def truncate_after(self, step: int) -> None:
         """Before resuming from the checkpoint of `step`: drop the lines of later steps, which will be written again,
@@ -73,6 +78,14 @@ class MetricsLog:
             RunError: a line other than the last is no JSON object with a step.
         """
         return [record for _, record in _records(path)] if path.exists() else []
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+    found = {
+        key: value for key, value in record.items() if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+    found.pop("step")
+    return found
 
 
 def _records(path: Path) -> list[tuple[bytes, dict[str, Any]]]:

@@ -19,6 +19,7 @@ from whelp.progress import Progress
 from whelp.runs.checkpoint import latest_checkpoint, save_checkpoint
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.metrics import MetricsLog
+from whelp.runs.tracking import Tracker
 from whelp.types import Completion, Prompt
 
 STATE = "state.json"
@@ -34,6 +35,7 @@ class Stage:
     seed: int
     save_steps: int = 50
     save_total_limit: int = 1
+    tracker: Tracker | None = None
     log: MetricsLog = field(init=False)
     samples: MetricsLog = field(init=False)
     stop_requested: bool = False
@@ -42,7 +44,7 @@ class Stage:
     started: float = field(default_factory=time.perf_counter, init=False)
 
     def __post_init__(self) -> None:
-        self.log = MetricsLog(self.folder)
+        self.log = MetricsLog(self.folder, tracker=self.tracker)
         self.samples = MetricsLog(self.folder, "samples.jsonl")
 
     def resume(self, engine: Engine) -> tuple[int, dict[str, Any]]:
