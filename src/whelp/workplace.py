@@ -17,7 +17,7 @@ from whelp.errors import DataError
 from whelp.models.loading import context_of, load_tokenizer, refuse_other_vocabulary
 from whelp.models.sources import resolve
 from whelp.progress import Progress
-from whelp.runs.files import read_json, sha256_file, sha256_json
+from whelp.runs.files import read_json, sha256_model
 from whelp.runs.manifest import DONE, Run, kind_of
 from whelp.runs.tracking import Tracker
 from whelp.splits import RankingSplit, split_demonstrations, split_rankings, user_turns
@@ -211,8 +211,7 @@ class Workplace:
         if folder.parent == self.run.path:
             return str(read_json(folder / DONE).get("fingerprint", "not made yet"))
         if folder not in self.weight_ids:  # several stages ask, and large weights take a while to hash
-            weights = sorted(folder.glob("*.safetensors"))
-            self.weight_ids[folder] = sha256_json([sha256_file(file) for file in (*weights, folder / "config.json")])
+            self.weight_ids[folder] = sha256_model(folder)
         return self.weight_ids[folder]
 
     def model_input(self, folder: Path) -> Input:

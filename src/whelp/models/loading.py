@@ -203,6 +203,11 @@ def _load(path: Path, head: str, compute: Compute) -> tuple[Pretrained, bool]:
     return model.to(compute.device).eval(), is_classifier
 
 
+def load_whole(path: Path, compute: Compute) -> tuple[Pretrained, bool]:
+    """The model of a folder uncut, and whether it scores. Raises `ModelError` as `load_source` does."""
+    return _load(path, "scalar", compute)
+
+
 def load_classifier(path: Path, compute: Compute) -> tuple[Pretrained, PreTrainedTokenizerBase]:
     """A sequence classifier of one label and its tokenizer, as they lie there. Raises `ModelError` as `load_source` does."""
     model, _ = _load(path, "scalar", compute)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from whelp.errors import ModelError
 
-HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt"]
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.txt", "README.md"]
 
 
 @dataclass(frozen=True, slots=True)

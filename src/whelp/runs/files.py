@@ -97,6 +97,30 @@ def write_bytes_atomic(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """An empty folder beside `path` to be filled. It takes the name `path` when the block ends, whole and on the disk, and is
+    removed where the block fails.
+
+    Raises:
+        RunError: `path` holds something already, or the disk is full or the place may not be written.
+    """
+    path = path.absolute()
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(f"{path} is there already and is not empty; nothing is overwritten. Give another --output_dir.")
+    temporary = path.with_name(f".{path.name}.tmp-{os.getpid()}")
+    try:
+        with as_run_error(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            for file in temporary.rglob("*"):
+                fsync(file)
+            os.rename(temporary, path)
+            fsync(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def write_text_atomic(path: Path, text: str) -> None:
     """`write_bytes_atomic` of UTF-8 text."""
     write_bytes_atomic(path, encode(text))
@@ -175,6 +199,12 @@ def canonical_json(obj: Any) -> str:
 def sha256_json(obj: Any) -> str:
     """Hex digest of `canonical_json(obj)`."""
     return hashlib.sha256(canonical_json(obj).encode("ascii")).hexdigest()
+
+
+def sha256_model(folder: Path) -> str:
+    """Hex digest of a model's weights and configuration."""
+    weights = sorted(folder.glob("*.safetensors"))
+    return sha256_json([sha256_file(file) for file in (*weights, folder / "config.json")])
 
 
 def sha256_file(path: Path) -> str:
