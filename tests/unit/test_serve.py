@@ -579,14 +579,16 @@ def test_requests_are_answered_one_after_the_other(chat):
 def test_a_server_that_is_stopped_ends_answers_in_the_middle(chat):
     endless = Endless(chat)
     body = {"model": "m", "messages": HELLO, "stream": True}
-    with serving(Service({"m": endless}, 10**9)) as (url, server):
-        with httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
-            endless.may.release(2)
-            lines = answer.iter_lines()
-            assert any('"content":"a"' in line for line in lines)
-            server.should_exit = True
-            endless.may.release(10**6)
-            *_, last = filter(None, lines)
+    with (
+        serving(Service({"m": endless}, 10**9)) as (url, server),
+        httpx.stream("POST", f"{url}/v1/chat/completions", json=body) as answer,
+    ):
+        endless.may.release(2)
+        lines = answer.iter_lines()
+        assert any('"content":"a"' in line for line in lines)
+        server.should_exit = True
+        endless.may.release(10**6)
+        *_, last = filter(None, lines)
     assert "The server is being stopped." in last
     assert endless.closed.wait(10)
 
