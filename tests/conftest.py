@@ -21,6 +21,7 @@ if importlib.util.find_spec("beartype"):  # a development dependency: without it
     install_import_hook(["whelp.maths", "whelp.engines", "whelp.models"], "typecheck.checked")
 
 import torch
+from hypothesis import settings
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.utils import logging
@@ -29,6 +30,8 @@ from whelp.engines.devices import Compute
 from whelp.text.chat import CHATML, Chat
 
 pytest.register_assert_rewrite("engine_helpers", "report_helpers")
+settings.register_profile("whelp", deadline=None)  # how long an example takes is the machine's business
+settings.load_profile("whelp")
 
 FAMILIES = ("llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt2")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<pad>"]

@@ -242,7 +242,7 @@ def test_a_request_that_is_too_long_is_not_read(store: Store) -> None:
     assert store.votes(project) == []
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.5:8000", ""])
+@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "10.0.0.5:8000", "", "["])
 def test_a_foreign_name_that_leads_here_is_refused(host: str, store: Store) -> None:
     assert browser(store).get("/", headers={"Host": host}).status_code == 421
     assert browser(store).get("/", headers={"Host": "127.0.0.1:8000"}).status_code == 200

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from urllib.parse import urlsplit
 
 from fastapi import Request
 
 from whelp.serve.requests import Refused
-from whelp.web.security import LARGEST_BODY
+from whelp.web.security import LARGEST_BODY, host_name
 
 
 async def guard(request: Request) -> None:
     """Raises `Refused` where a foreign name leads to this machine, or where a browser says that another site's page asks."""
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     allowed = request.app.state.host_names
-    if allowed is not None and _name(host) not in allowed:
+    if allowed is not None and host_name(host) not in allowed:
         raise Refused(421, f"This server is not called {host!r:.100}.")
     site = request.headers.get("sec-fetch-site", "none")
     if site not in ("none", "same-origin") or (origin is not None and origin.partition("://")[2] != host):
@@ -41,10 +40,3 @@ async def read_body(request: Request) -> bytes:
         if len(body) > LARGEST_BODY:
             raise Refused(413, f"A request has at most {LARGEST_BODY} bytes.")
     return body
-
-
-def _name(host: str) -> str:
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:  # "[" without an end
-        return ""

@@ -75,7 +75,7 @@ def remember(response: Response, request: Request, token: str) -> None:
 async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
     """Refuse what another site makes a browser send (the cookie comes along, but browsers say where a request comes from), and
     what a foreign name that leads to this machine asks; and tell the browser what our pages never do."""
-    name = urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    name = host_name(request.headers.get("host", ""))
     allowed = request.app.state.host_names
     if allowed is not None and name not in allowed:
         return PlainTextResponse(f"This server is not called {name}.", 421)
@@ -109,4 +109,12 @@ def is_ours(request: Request) -> bool:
     site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
     if site is not None:
         return site == "same-origin"
-    return origin is not None and urlsplit(origin).netloc == request.headers.get("host")
+    return origin is not None and origin.partition("://")[2] == request.headers.get("host")
+
+
+def host_name(host: str) -> str:
+    """A Host header without its port; "" for what is none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:  # "[" without an end
+        return ""
