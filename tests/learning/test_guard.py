@@ -80,15 +80,18 @@ def test_a_warning_names_the_signal_the_answers_and_the_last_good_checkpoint(tra
     assert "checkpoint" in warnings[0]
 
 
+@pytest.mark.proof
 def test_warnings_change_no_number(trained) -> None:
     assert trained("off", "off")[1] == trained("warn", "warn")[1]
 
 
+@pytest.mark.proof
 def test_a_policy_that_does_not_change_raises_no_alarm(trained) -> None:
     result, *_ = trained("warn", reward=lambda completions, held: torch.zeros(len(completions)))
     assert result["alarms"] == []
 
 
+@pytest.mark.proof
 def test_the_price_of_a_nat_is_raised(trained) -> None:
     result, log, warnings, _ = trained("raise_kl")
     first = result["alarms"][0]["step"]
@@ -115,6 +118,7 @@ def _weights(engine) -> torch.Tensor:
     return torch.cat(parameters).clone()
 
 
+@pytest.mark.proof
 def test_it_goes_back_and_on_at_a_higher_price(trained) -> None:
     result, log, _, _ = trained("rollback")
     first = result["alarms"][0]["step"]
@@ -125,6 +129,7 @@ def test_it_goes_back_and_on_at_a_higher_price(trained) -> None:
     assert log[first]["objective/kl_coef"] == pytest.approx(0.01 * guard.RAISE)
 
 
+@pytest.mark.proof
 def test_going_back_resumes_to_the_same_bits(trained, tmp_path: Path) -> None:
     """Stopped behind an iteration that comes after a return to an earlier policy."""
     result, whole, *_ = trained("rollback", "whole", save_steps=2)

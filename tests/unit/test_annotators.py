@@ -13,6 +13,7 @@ sys.path[:0] = [str(Path(__file__).parents[2] / "benchmarks")]
 load = pytest.importorskip("annotators", reason="benchmarks/ lies beside tests/")
 
 
+@pytest.mark.proof
 def test_a_killed_server_loses_no_vote_and_doubles_none(database: str, tmp_path: Path) -> None:
     found = load.vote_at_once(database, tmp_path, annotators=16, seconds=2, pause=0.1, kills=1, items=400)
     assert found.kills == 1

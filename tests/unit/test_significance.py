@@ -218,7 +218,7 @@ def check_calibration(n: int, answers: int, shift: float, data_sets: int, draws:
     assert all(0.03 <= count / data_sets <= 0.07 for count in found.values()), found
 
 
-@pytest.mark.parametrize("answers", [1, 4])
+@pytest.mark.parametrize("answers", [pytest.param(1, marks=pytest.mark.proof), 4])
 def test_one_model_against_itself_differs_in_one_of_twenty(answers: int) -> None:
     check_calibration(100, answers, shift=0.0, data_sets=600, draws=200)
 
