@@ -137,6 +137,7 @@ def test_a_constitution_that_cannot_be(values: dict, message: str, constitutiona
     assert any(message in text for text in found), found
 
 
+@pytest.mark.proof
 def test_the_stages_alone(constitutional: Recipe) -> None:
     """`whelp sft`, `whelp constitution revise`, `feedback`, `whelp reward` into one folder, as one recipe does."""
     parts = [("sft",), ("revise",), ("feedback",), ("reward",)]

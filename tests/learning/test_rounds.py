@@ -107,6 +107,7 @@ def test_people_rank(online: Recipe) -> None:
     assert set(states(run(asked)).values()) == {"unchanged"}
 
 
+@pytest.mark.proof
 def test_what_people_ranked_outlives_a_change(online: Recipe) -> None:
     asked = changed(online, "rounds", n=1, label="people").model_copy(update={"stages": ("sft", "reward", "ppo")})
     with pytest.raises(Interrupted):
