@@ -80,7 +80,7 @@ class MetricsLog:
         return [record for _, record in _records(path)] if path.exists() else []
 
 
-def _numbers(record: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(record: Mapping[str, Any]) -> Mapping[str, float]:
     found = {
         key: value for key, value in record.items() if isinstance(value, int | float) and not isinstance(value, bool)
     }
