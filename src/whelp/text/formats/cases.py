@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from whelp.errors import DataError
 from whelp.text.formats.conversations import Problem, text_of
 from whelp.text.formats.hashing import content_id
-from whelp.text.formats.lines import Row, read_source
+from whelp.text.formats.lines import read_source
+from whelp.text.formats.records import read_by_id
 from whelp.types import Case, Message
 
 REQUIRED = ("prompt", "answer")
@@ -19,30 +19,11 @@ def read_cases(path: str | Path) -> tuple[Case, ...]:
     """The cases of a file or of `builtin:<name>`: prompt and answer (or completion), and of `TEXTS` what is known.
 
     Raises DataError that names every broken one by its line."""
-    source = read_source(path)
-    cases: dict[str, Case] = {}
-    problems: list[str] = []
-    for row in source.rows:
-        try:
-            case = _read(row)
-            if case.id in cases:
-                raise Problem(f"has the id {case.id!r} of an earlier case")
-            cases[case.id] = case
-        except Problem as problem:
-            problems.append(f"  {source.name}:{row.line}: {problem}")
-    if problems:
-        raise DataError("\n".join([f"{source.name}: {len(problems)} cases cannot be used:", *problems]))
-    if not cases:
-        raise DataError(f"{source.name}: is empty; expected cases with {' and '.join(REQUIRED)}")
-    return tuple(cases.values())
+    return read_by_id(read_source(path), _read, "case", " and ".join(REQUIRED))
 
 
-def _read(row: Row) -> Case:
-    if row.problem:
-        raise Problem(row.problem)
-    if not isinstance(row.value, dict):
-        raise Problem(f"is no case; expected the keys {' and '.join(REQUIRED)}")
-    given: dict[str, Any] = dict(row.value)
+def _read(row: dict[str, Any]) -> Case:
+    given = dict(row)
     given.setdefault("answer", given.get("completion"))
     missing = [key for key in REQUIRED if given.get(key) is None]
     if missing:

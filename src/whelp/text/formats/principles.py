@@ -8,9 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from whelp.errors import DataError
 from whelp.text.formats.conversations import Problem, text_of
-from whelp.text.formats.lines import Row, read_source
+from whelp.text.formats.lines import read_source
+from whelp.text.formats.records import read_by_id
 from whelp.types import Principle
 
 VALUES: tuple[str, ...] = get_args(get_type_hints(Principle)["value"])
@@ -19,22 +19,7 @@ KEYS = tuple(field.name for field in fields(Principle))
 
 def read_principles(path: str | Path) -> tuple[Principle, ...]:
     """The principles of a file or of `builtin:<name>`. Raises DataError that names every broken one by its line."""
-    source = read_source(path)
-    principles: dict[str, Principle] = {}
-    problems: list[str] = []
-    for row in source.rows:
-        try:
-            principle = _read(row)
-            if principle.id in principles:
-                raise Problem(f"has the id {principle.id!r} of an earlier principle")
-            principles[principle.id] = principle
-        except Problem as problem:
-            problems.append(f"  {source.name}:{row.line}: {problem}")
-    if problems:
-        raise DataError("\n".join([f"{source.name}: {len(problems)} principles cannot be used:", *problems]))
-    if not principles:
-        raise DataError(f"{source.name}: is empty; expected principles with {', '.join(KEYS)}")
-    return tuple(principles.values())
+    return read_by_id(read_source(path), _read, "principle", ", ".join(KEYS))
 
 
 def doubts(principles: Sequence[Principle]) -> list[str]:
@@ -54,13 +39,9 @@ def doubts(principles: Sequence[Principle]) -> list[str]:
     return found
 
 
-def _read(row: Row) -> Principle:
-    if row.problem:
-        raise Problem(row.problem)
-    if not isinstance(row.value, dict):
-        raise Problem(f"is no principle; expected the keys {', '.join(KEYS)}")
-    _refuse_other_keys(list(row.value))
-    texts: dict[str, Any] = {key: text_of(row.value[key], key) for key in KEYS}
+def _read(given: dict[str, Any]) -> Principle:
+    _refuse_other_keys(list(given))
+    texts: dict[str, Any] = {key: text_of(given[key], key) for key in KEYS}
     if texts["value"] not in VALUES:
         raise Problem(f"has the value {texts['value']!r}; expected one of {', '.join(VALUES)}")
     return Principle(**texts)
