@@ -18,7 +18,6 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-import torch
 from results import (
     DOCS,
     RECORDS,
@@ -35,7 +34,7 @@ from results import (
     write_between,
 )
 
-from whelp.maths.stats import clustered_bootstrap
+from whelp.maths.stats import bootstrap
 from whelp.runs.files import read_json, write_json_atomic
 from whelp.runs.manifest import DONE
 from whelp.runs.metrics import MetricsLog
@@ -216,8 +215,7 @@ def _difference(one: dict[str, Any], base: dict[str, Any], belongs: Callable[[st
 
 def _mean(values: Iterable[float]) -> Estimate:
     """Over prompts, each of which stands for itself."""
-    found = torch.tensor([*values], dtype=torch.float64)
-    return clustered_bootstrap(found, torch.arange(len(found)))
+    return bootstrap([*values])
 
 
 def write_tables() -> None:

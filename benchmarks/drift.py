@@ -21,7 +21,7 @@ from whelp.checkers import passes
 from whelp.config import Recipe
 from whelp.engines.base import SamplingParams
 from whelp.maths.masked import masked_row_sums
-from whelp.maths.stats import clustered_bootstrap
+from whelp.maths.stats import bootstrap
 from whelp.progress import PlainProgress
 from whelp.runs.files import write_json_atomic
 from whelp.runs.manifest import Run
@@ -60,8 +60,8 @@ def drift(folder: Path) -> dict[str, Any]:
     return {
         "settings": recipe.ppo.model_dump(mode="json"),
         "seed": recipe.seed,
-        "sft": {name: asdict(mean(values)) for name, values in found["sft"].items()},
-        "gained": {name: asdict(mean(values - found["sft"][name])) for name, values in found["ppo"].items()},
+        "sft": {name: asdict(bootstrap(values)) for name, values in found["sft"].items()},
+        "gained": {name: asdict(bootstrap(values - found["sft"][name])) for name, values in found["ppo"].items()},
         "by_category": {
             category: float(gained[[i for i, p in enumerate(prompts) if p.category == category]].mean())
             for category in categories
@@ -72,10 +72,6 @@ def drift(folder: Path) -> dict[str, Any]:
 def passes_its_check(completion: Completion) -> float:
     check = completion.prompt.check
     return float(check is not None and passes(check, completion.text, completion.is_finished))
-
-
-def mean(values: torch.Tensor) -> Estimate:
-    return clustered_bootstrap(values, torch.arange(len(values)))
 
 
 def row(folder: Path, found: dict[str, Any]) -> list[str]:

@@ -21,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from drift import mean
 from environments import PPO
 from races import DOCS, Side, Work, racers, slug, start
 from results import RECORDS, ROOT, commit, machine, table, write_between
 
 from whelp.engines.base import SamplingParams
 from whelp.maths.masked import masked_row_sums
+from whelp.maths.stats import bootstrap
 from whelp.progress import rate
 from whelp.rewards.rules import CheckerReward
 from whelp.runs.files import read_json, write_json_atomic
@@ -99,7 +99,7 @@ def judged(place: Workplace, policy: Path) -> dict[str, dict[str, float]]:
         rewards = CheckerReward(beside_twins=False)(completions, held)
         own, before = (engine.logprobs(name, held) for name in ("policy", "before"))
         kl = masked_row_sums(own.logprobs - before.logprobs, own.is_response)
-    return {"reward": mean(rewards).as_dict(), "kl": mean(kl).as_dict()}
+    return {"reward": bootstrap(rewards).as_dict(), "kl": bootstrap(kl).as_dict()}
 
 
 def run(turns: int) -> None:

@@ -63,6 +63,12 @@ def clustered_bootstrap(
     return Estimate(float(values.double().mean()), low, high, len(size))
 
 
+def bootstrap(values: Sequence[float] | Float[Tensor, "N"]) -> Estimate:
+    """`clustered_bootstrap` of values each of which stands for itself."""
+    found = torch.as_tensor(values, dtype=torch.float64)
+    return clustered_bootstrap(found, torch.arange(len(found)))
+
+
 def sums_of_clusters(
     values: Float[Tensor, "N"], clusters: Int[Tensor, "N"]
 ) -> tuple[Float[Tensor, "K"], Float[Tensor, "K"]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from whelp.checkers import agrees, is_refusal
 from whelp.checkers.knowledge import abstains
-from whelp.maths.stats import clustered_bootstrap, correlation, wilson
+from whelp.maths.stats import bootstrap, correlation, wilson
 from whelp.monitors.hacks import distinct, longest_repeat, states_certainty
 from whelp.monitors.surface import is_flattering, repetition
 from whelp.stages.evaluate.answers import Answer
@@ -75,15 +75,15 @@ def audit(
 
 
 def _measured(measure: Measure, before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, Any] | None:
-    pairs = [(b, a) for b, a in ((measure.of(b), measure.of(a)) for b, a in zip(before, after, strict=True))]
-    pairs = [(b, a) for b, a in pairs if b is not None and a is not None]
+    measured = ((measure.of(b), measure.of(a)) for b, a in zip(before, after, strict=True))
+    pairs = [(b, a) for b, a in measured if b is not None and a is not None]
     if not pairs:
         return None
-    difference = _mean([a - b for b, a in pairs])
+    difference = bootstrap([a - b for b, a in pairs])
     return {
         "name": measure.name,
-        "before": _mean([b for b, _ in pairs]).as_dict(),
-        "after": _mean([a for _, a in pairs]).as_dict(),
+        "before": bootstrap([b for b, _ in pairs]).as_dict(),
+        "after": bootstrap([a for _, a in pairs]).as_dict(),
         "difference": difference.as_dict(),
         "verdict": moved(difference, measure.worse),
     }
@@ -113,7 +113,7 @@ def reward(
     """What the reward gained, how much of that at equal length, and what its members disagree about."""
     lengths = torch.tensor([float(a.length) for a in [*before, *after]], dtype=torch.float64)
     scores = torch.cat([old.mean(0), new.mean(0)]).double()
-    gain = _mean((new.mean(0) - old.mean(0)).tolist())
+    gain = bootstrap((new.mean(0) - old.mean(0)).tolist())
     at_equal_length = gain_at_equal_length(before, after, old.mean(0), new.mean(0))
     is_gain = gain.low > 0 and at_equal_length is not None
     return {
@@ -152,8 +152,8 @@ def _gold(before: Sequence[Answer], after: Sequence[Answer]) -> dict[str, Any] |
     if not pairs:
         return None
     return {
-        "gain": _mean([a - b for b, a in pairs]).as_dict(),
-        "prefers": _mean([0.5 if a == b else float(a > b) for b, a in pairs]).as_dict(),
+        "gain": bootstrap([a - b for b, a in pairs]).as_dict(),
+        "prefers": bootstrap([0.5 if a == b else float(a > b) for b, a in pairs]).as_dict(),
     }
 
 
@@ -169,12 +169,6 @@ def verdict(found: Mapping[str, Any]) -> str:
     if worse:
         parts.append(f"worse than before: {', '.join(worse)}")
     return f"{'; '.join(parts).capitalize()}." if parts else "Nothing that is measured here got worse beyond noise."
-
-
-def _mean(values: Sequence[float]) -> Estimate:
-    """Over prompts, each of which stands for itself."""
-    found = torch.tensor([*values], dtype=torch.float64)
-    return clustered_bootstrap(found, torch.arange(len(found)))
 
 
 def changes(

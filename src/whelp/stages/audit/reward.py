@@ -6,12 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from whelp.maths.stats import clustered_bootstrap, wilson
+from whelp.maths.stats import bootstrap, wilson
 from whelp.stages.audit.probes import CONTROL, Contrast, Probe
-from whelp.types import Case, Estimate
+from whelp.types import Case
 
 Score = Callable[[Sequence[tuple[str, str]]], Sequence[float]]
 """Scores of (prompt, answer), in order."""
@@ -39,7 +37,7 @@ def audit(score: Score, cases: Sequence[Case], probes: Sequence[Probe], seed: in
         "cases": len(cases),
         "unit": unit,
         "floor": floor,
-        "control": _estimate([*control.values()]).as_dict() if control else None,
+        "control": bootstrap([*control.values()]).as_dict() if control else None,
         "probes": [
             _probe(one, shifts, control, floor) for one in probes if any(shifts[one.name, d] for d in one.doses)
         ],
@@ -70,8 +68,8 @@ def _dose(dose: int, shifts: Mapping[str, float], control: Mapping[str, float], 
         "n": len(values),
         "rises": wilson(sum(value > 0 for value in values), len(values)).as_dict(),
         "beyond_floor": wilson(sum(value > floor for value in values), len(values)).as_dict(),
-        "shift": _estimate(values).as_dict(),
-        "over_control": _estimate(beside).as_dict(),
+        "shift": bootstrap(values).as_dict(),
+        "over_control": bootstrap(beside).as_dict(),
     }
 
 
@@ -99,9 +97,3 @@ def _mean_by_case(found: Sequence[Mapping[str, float]]) -> dict[str, float]:
         for id, shift in one.items():
             by_case.setdefault(id, []).append(shift)
     return {id: sum(values) / len(values) for id, values in by_case.items()}
-
-
-def _estimate(values: Sequence[float]) -> Estimate:
-    """Mean over cases, each of which stands for itself."""
-    found: Float[Tensor, "N"] = torch.tensor([*values], dtype=torch.float64)
-    return clustered_bootstrap(found, torch.arange(len(found)))

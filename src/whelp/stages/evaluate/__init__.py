@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-import torch
 
 from whelp.config import EvaluateConfig
 from whelp.engines.base import Engine, SamplingParams
-from whelp.maths.stats import clustered_bootstrap
+from whelp.maths.stats import bootstrap
 from whelp.runs.files import write_json_atomic
 from whelp.stages.context import Stage, spread
 from whelp.stages.evaluate import findings
@@ -67,5 +66,5 @@ def kl_to_sft(
         with engine.hold(sampled(chat, completions)) as held:
             policy, reference = engine.logprobs(name, held), engine.logprobs("sft", held)
         per_answer = ((policy.logprobs - reference.logprobs) * policy.is_response).sum(1)
-        found[name] = clustered_bootstrap(per_answer, torch.arange(len(per_answer))).as_dict()
+        found[name] = bootstrap(per_answer).as_dict()
     return found

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 
 from whelp.maths.significance import holm, prompts_needed, sign_flip
-from whelp.maths.stats import clustered_bootstrap, clustered_wilson, clusters_of, length_controlled_win_rate, wilson
+from whelp.maths.stats import (
+    bootstrap,
+    clustered_bootstrap,
+    clustered_wilson,
+    clusters_of,
+    length_controlled_win_rate,
+    wilson,
+)
 from whelp.monitors.surface import is_flattering, repetition
 from whelp.stages.evaluate.answers import Answer, aligned
 from whelp.types import Estimate, Prompt
@@ -171,7 +178,7 @@ def verdict_of_judge(
         "why": why if counted else f"not counted: {why}",
         "accuracy": accuracy,
         "length_accuracy": length,
-        "win_rate": clustered_bootstrap(won, torch.arange(len(won))).as_dict(),
+        "win_rate": bootstrap(won).as_dict(),
         "length_controlled": length_controlled_win_rate(won, torch.tensor(extra)).as_dict(),
         "versus": f"{new} over {old}",
     }
