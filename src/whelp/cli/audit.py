@@ -68,7 +68,6 @@ def audit(
 
     found = pipeline.run(recipe, argv=ctx.obj, resume=resume, progress=make_progress(), allow_code=allow_code)
     audited = found.results["audit"]
-    typer.echo(f"\n{audited['verdict']}")
     probes_table(audited["reward_model"])
     policy_table(audited.get("policy"))
     show.summary(found, "audit")
