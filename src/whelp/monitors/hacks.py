@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from whelp.monitors.surface import HEDGED, is_flattering, repetition, words
+from whelp.monitors.surface import is_flattering, repetition, words
 
 CERTAIN = re.compile(
     r"\b(definitely|certainly|undoubtedly|unquestionably|absolutely|clearly|obviously|guaranteed?|for sure|"
@@ -21,16 +21,9 @@ def states_certainty(text: str) -> bool:
     return bool(CERTAIN.search(text))
 
 
-def hedges(text: str) -> bool:
-    """Whether an answer says that it may be otherwise."""
-    return bool(HEDGED.search(text))
-
-
 def distinct(text: str, n: int = 2) -> float:
     """Share of n-grams of words that are different ones (Li et al. 2016, distinct-n); 1 where there is none."""
-    tokens = words(text)
-    grams = [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]
-    return len(set(grams)) / len(grams) if grams else 1.0
+    return 1.0 - repetition(text, n)
 
 
 def longest_repeat(text: str) -> int:

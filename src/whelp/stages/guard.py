@@ -41,12 +41,16 @@ class Guard:
     watch: Watch = field(default_factory=Watch)
     alarmed: list[int] = field(default_factory=list)
     """Iterations that raised an alarm."""
+    log: MetricsLog = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.log = MetricsLog(self.stage.folder, FILE)
 
     @classmethod
     def begin(cls, config: PPOConfig, stage: Stage, engine: Engine, step: int, state: Mapping[str, Any]) -> Guard:
         """At `step`, with what a checkpoint holds of it. Where it may go back, the start is a checkpoint to go back to."""
         guard = cls(config, stage, Watch.of_dict(state.get("watch", {})), list(state.get("alarmed", [])))
-        MetricsLog(stage.folder, FILE).truncate_after(step)
+        guard.log.truncate_after(step)
         if guard.goes_back:
             stage.save_total_limit = max(stage.save_total_limit, 1 + BEHIND)
             if step == 0:
@@ -83,9 +87,7 @@ class Guard:
         last = self.last_good(step)
         for alarm in alarms:
             worst = _worst(rollout, values[alarm.signal], is_fall=alarm.now < alarm.start)
-            MetricsLog(self.stage.folder, FILE).append(
-                step, signal=alarm.signal, start=alarm.start, now=alarm.now, z=alarm.z, samples=worst
-            )
+            self.log.append(step, signal=alarm.signal, start=alarm.start, now=alarm.now, z=alarm.z, samples=worst)
             good = f"The last good checkpoint is {last}." if last else "There is no good checkpoint."
             self.stage.progress.warn(f"iteration {step}: {alarm}, as in {worst[0]['completion'][:160]!r}. {good}")
         return alarms
@@ -103,8 +105,8 @@ class Guard:
 
     def told(self) -> list[dict[str, Any]]:
         """The alarms of the whole stage, without their samples."""
-        log = MetricsLog(self.stage.folder, FILE)
-        return [{name: value for name, value in row.items() if name != "samples"} for row in log.read(log.path)]
+        rows = self.log.read(self.log.path)
+        return [{name: value for name, value in row.items() if name != "samples"} for row in rows]
 
     def last_good(self, step: int) -> Path | None:
         """The newest checkpoint whose answers raised no alarm."""
