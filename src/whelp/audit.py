@@ -26,9 +26,9 @@ from whelp.scorers import TextScorer, text_scorer
 from whelp.stages.audit import policy, reward
 from whelp.stages.audit.probes import PROBES, Contrast, Probe, probe, probes_in
 from whelp.stages.context import spread
-from whelp.stages.evaluate.answers import FILE, Answer
+from whelp.stages.evaluate.answers import FILE, Answer, aligned
 from whelp.stages.evaluate.findings import LEASHED
-from whelp.text.formats import read_prompts, read_source
+from whelp.text.formats import read_source
 from whelp.text.formats.cases import read_cases
 from whelp.types import Case, Message, Prompt
 from whelp.workplace import Input, Workplace
@@ -62,11 +62,11 @@ def has_answers(place: Workplace) -> bool:
 
 def work(place: Workplace) -> dict[str, Any]:
     """Raises `DataError` for cases or probes that cannot be used."""
-    config = place.recipe.audit
-    score = in_pieces(text_scorer(place, audited(place)), place.progress)
+    config, model = place.recipe.audit, audited(place)
+    score = in_pieces(text_scorer(place, model), place.progress)
     cases = spread(read_cases(config.cases), config.max_cases, lambda case: case.category)
     probes = probes_of(config.probes)
-    place.progress.say(f"{len(probes)} probes of {audited(place)} on {len(cases)} cases of {config.cases}")
+    place.progress.say(f"{len(probes)} probes of {model} on {len(cases)} cases of {config.cases}")
 
     def scores(asked: Sequence[tuple[str, str]]) -> list[float]:
         return score([(Prompt(text, (Message("user", text),)), answer) for text, answer in asked]).mean(0).tolist()
@@ -111,24 +111,21 @@ def probes_of(files: Sequence[str]) -> tuple[Probe, ...]:
 def _policy(place: Workplace, score: TextScorer) -> dict[str, Any] | None:
     """None where the run evaluated no policy beside its start."""
     evaluated = place.run.stage_dir("evaluate")
-    prompts = {one.id: one for one in read_prompts(place.recipe.evaluate.prompts).records}
-    rows = MetricsLog.read(evaluated / FILE)
-    answers = [
-        Answer.of_row(row, prompts[row["id"]]) for row in rows if row["mode"] == "greedy" and row["id"] in prompts
-    ]
     models = read_json(evaluated / "metrics.json").get("models", [])
     last = next((name for name in LEASHED if name in models), None)
     if last is None or "sft" not in models:
         return None
-    before, after = ([one for one in answers if one.model == name] for name in ("sft", last))
-    old, new = (_scores(score, side) for side in (before, after))
+    prompts = {one.id: one for one in place.evaluation.records}
+    rows = MetricsLog.read(evaluated / FILE)
+    greedy = [row for row in rows if row["mode"] == "greedy" and row["id"] in prompts]
+    before, after = (
+        [Answer.of_row(row, prompts[row["id"]]) for row in greedy if row["model"] == name] for name in ("sft", last)
+    )
+    before, after = zip(*((old, new) for new, old in aligned(after, before)), strict=True)
+    old, new = (score([(one.prompt, one.text) for one in side]) for side in (before, after))
     found = policy.audit(before, after, (old, new))
     ppo = place.at(place.recipe.rounds.n).folder("ppo")
     return found | {"changes": policy.changes(MetricsLog.read(ppo / "metrics.jsonl")) if last == "rlhf" else {}}
-
-
-def _scores(score: TextScorer, answers: Sequence[Answer]) -> Float[Tensor, "M N"]:
-    return score([(one.prompt, one.text) for one in answers])
 
 
 def told(found: dict[str, Any]) -> str:

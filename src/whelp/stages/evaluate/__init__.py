@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
-
 from whelp.config import EvaluateConfig
 from whelp.engines.base import Engine, SamplingParams
 from whelp.maths.stats import bootstrap
