@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import argparse
 import math
-import shutil
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
 from drift import drift
-from results import ASSISTANT, RECORDS, ROOT, RUNS, call_whelp
+from results import ASSISTANT, RECORDS, ROOT, RUNS, call_whelp, take_over
 
 from whelp.maths.best_of_n import expected_best, kl_bound
 from whelp.maths.shaping import RunningMoments
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
-from whelp.runs.manifest import DONE, TRAINING_PROMPTS, Run
+from whelp.runs.manifest import DONE, Run
 from whelp.scorers import scorer, where_trusted
 from whelp.stages import ppo
 from whelp.stages.context import spread
@@ -51,10 +50,7 @@ def run(seed: int) -> None:
     if not (source / "ppo" / DONE).exists():
         print(f"{source} is not there: python benchmarks/results.py run assistant --seed {seed} makes it")
         return
-    if not folder.exists():
-        folder.mkdir(parents=True)
-        shutil.copytree(source / "sft", folder / "sft")
-        shutil.copy(source / TRAINING_PROMPTS, folder)
+    take_over(source, folder, ["sft"])
     settings = [f"seed={seed}", "stages=[ppo]", f"ppo.reward_model={source / 'reward'}", f"output_dir={folder}", *RLOO]
     call_whelp("run", "assistant", *settings, "--resume")
     gained = {name: drift(place)["gained"] for name, place in (("PPO", source), ("RLOO", folder))}

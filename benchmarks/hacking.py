@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,13 +23,26 @@ from typing import Any
 
 import torch
 from ensemble import workplace
-from results import RECORDS, ROOT, RUNS, call_whelp, commit, machine, percent, points, table, wins, write_between
+from results import (
+    RECORDS,
+    ROOT,
+    RUNS,
+    call_whelp,
+    commit,
+    machine,
+    percent,
+    points,
+    table,
+    take_over,
+    wins,
+    write_between,
+)
 
 from whelp.maths.stats import clustered_bootstrap, clusters_of
 from whelp.monitors.hacks import states_certainty
 from whelp.monitors.surface import is_flattering, repetition
 from whelp.runs.files import as_lines, read_json, write_json_atomic, write_text_atomic
-from whelp.runs.manifest import DONE, TRAINING_PROMPTS
+from whelp.runs.manifest import DONE
 from whelp.runs.metrics import MetricsLog
 from whelp.text.formats import read_demonstrations, read_rankings
 from whelp.types import Demonstration, Estimate, Ranking
@@ -183,24 +195,15 @@ def train(name: str, arm: str, seed: int) -> Path:
     folder = folder_of(name, arm, seed)
     sources = [folder_of(other, "plain", seed) for other in HACKS]
     if arm == "fix" and not HACKS[name].is_of_the_reward_model:
-        take(folder_of(name, "plain", seed), folder, ("sft", "reward"))
+        take_over(folder_of(name, "plain", seed), folder, ("sft", "reward"))
     else:
-        take(next((one for one in sources if (one / "sft" / DONE).exists()), folder), folder, ("sft",))
+        take_over(next((one for one in sources if (one / "sft" / DONE).exists()), folder), folder, ("sft",))
     settings = [
         f"seed={seed}", "stages=[sft,reward,ppo]", "evaluate.judge=true", f"sft.train_file={shown}",
         f"reward.train_file={ranked}", "ppo.watch=warn", *(HACKS[name].fix if arm == "fix" else ()),
     ]  # fmt: skip
     call_whelp("run", "assistant", *settings, "--output_dir", str(folder), "--resume")
     return folder
-
-
-def take(source: Path, folder: Path, stages: Sequence[str]) -> None:
-    if folder.exists() or source == folder:
-        return
-    folder.mkdir(parents=True)
-    shutil.copy(source / TRAINING_PROMPTS, folder)
-    for stage in stages:
-        shutil.copytree(source / stage, folder / stage)
 
 
 def run(name: str, seed: int, gold: Path) -> dict[str, Any]:

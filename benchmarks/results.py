@@ -135,21 +135,20 @@ def with_defaults(settings: dict[str, Any], defaults: dict[str, Any]) -> dict[st
 
 def run(experiment: Experiment, seed: int) -> None:
     folder = experiment.folder(seed)
-    _take_over(experiment, seed)
+    if experiment.source is not None:
+        take_over(experiment.source.folder(seed), folder, experiment.takes)
     call_whelp("run", experiment.recipe_name, *experiment.settings(seed), "--output_dir", str(folder), "--resume")
     write_json_atomic(experiment.record(seed), record(experiment, seed))
 
 
-def _take_over(experiment: Experiment, seed: int) -> None:
-    """Both runs would do the very same in some stages: the second one takes them, and what is known of their prompts."""
-    folder = experiment.folder(seed)
-    if experiment.source is None or folder.exists():
+def take_over(source: Path, folder: Path, stages: Sequence[str]) -> None:
+    """A new run that would do the very same in some stages of `source` takes those that are done, and what is known of their
+    prompts."""
+    taken = [stage for stage in stages if (source / stage / DONE).exists()]
+    if folder.exists() or not taken:
         return
-    source = experiment.source.folder(seed)
-    taken = [stage for stage in experiment.takes if (source / stage / DONE).exists()]
-    if taken:
-        folder.mkdir(parents=True)
-        shutil.copy(source / TRAINING_PROMPTS, folder)
+    folder.mkdir(parents=True)
+    shutil.copy(source / TRAINING_PROMPTS, folder)
     for stage in taken:
         shutil.copytree(source / stage, folder / stage)
 
