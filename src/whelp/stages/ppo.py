@@ -112,15 +112,7 @@ def train(
             )
             if what_next == "stop":
                 break
-    lines = stage.log.read(stage.log.path)
-    return {
-        "iterations": len(lines),
-        "episodes": len(lines) * config.batch_size,
-        "first": lines[0],
-        "last": lines[-1],
-        "on_policy": on_policy.by_checkpoint(own_answers.read(own_answers.path), config.save_steps, iterations),
-        "alarms": guard.told(),
-    }
+    return _result(stage, guard, own_answers, config)
 
 
 def learn(
@@ -314,6 +306,19 @@ def explained_variance(targets: ValueTargets) -> float:
     returns, values = targets.returns[targets.is_value_target], targets.old_values[targets.is_value_target]
     variance = float(returns.var(correction=0))
     return 1.0 - float((returns - values).var(correction=0)) / variance if variance > 0 else 0.0
+
+
+def _result(stage: Stage, guard: Guard, own_answers: MetricsLog, config: PPOConfig) -> dict[str, Any]:
+    """The stage's metrics, of what its logs hold."""
+    lines, iterations = stage.log.read(stage.log.path), config.total_episodes // config.batch_size
+    return {
+        "iterations": len(lines),
+        "episodes": len(lines) * config.batch_size,
+        "first": lines[0],
+        "last": lines[-1],
+        "on_policy": on_policy.by_checkpoint(own_answers.read(own_answers.path), config.save_steps, iterations),
+        "alarms": guard.told(),
+    }
 
 
 def _leash(config: PPOConfig) -> FixedKL | AdaptiveKL:
