@@ -508,8 +508,10 @@ def test_transformers_own_chat(chat, monkeypatch):
 
     monkeypatch.setattr(theirs.RichInterface, "stream_output", kept)
     parrot = Parrot(chat, "Hi, you.")
-    with serving(Service({"m": parrot}, LIMIT)) as (url, _):
-        theirs.Chat("m", url, generate_flags=None, system_prompt="Be brief.", generation_config=None)
+    # In a thread: it starts an event loop, and browser tests leave one running in theirs.
+    with serving(Service({"m": parrot}, LIMIT)) as (url, _), ThreadPoolExecutor(1) as thread:
+        told = {"generate_flags": None, "system_prompt": "Be brief.", "generation_config": None}
+        thread.submit(theirs.Chat, "m", url, **told).result(60)
     ((prompt, _),) = parrot.asked
     assert [message.content for message in prompt.messages] == ["Be brief.", "Hello there"]
     assert shown == [("Hi, you.", "stop")]
