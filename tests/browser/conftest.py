@@ -31,8 +31,9 @@ def chromium() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(chromium: Any) -> Iterator[Any]:
-    """A page that fails its test where a script of ours fails, or where the browser refuses something."""
+def page(chromium: Any, serve: Callable[[Any], str]) -> Iterator[Any]:
+    """A page that fails its test where a script of ours fails, or where the browser refuses something. It is closed before the
+    server: a draft that is saved a moment later finds it still there."""
     context = chromium.new_context()
     page = context.new_page()
     problems: list[str] = []
