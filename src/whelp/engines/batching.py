@@ -17,15 +17,18 @@ class Sizes:
     piece: int
     """Tokens in a piece of a pass without gradients."""
     training_piece: int
+    training_depth: int
+    """Layers up to which a piece with gradients has so many tokens. Through more of them it has fewer, in proportion: what each
+    layer keeps for the way back is most of the memory that a step takes."""
     piece_price: int
     """What a piece costs beside its tokens, in tokens: starting its kernels, and adding its gradients to the others'."""
     slots: int
     """Rows decoded together."""
 
 
-PROCESSOR = Sizes(piece=4096, training_piece=1024, piece_price=96, slots=64)
+PROCESSOR = Sizes(piece=4096, training_piece=1024, training_depth=16, piece_price=96, slots=64)
 """More rows do not raise the throughput of two cores."""
-ACCELERATOR = Sizes(piece=65536, training_piece=32768, piece_price=8192, slots=512)
+ACCELERATOR = Sizes(piece=65536, training_piece=32768, training_depth=1000, piece_price=8192, slots=512)
 """Starting a pass takes the time of thousands of tokens."""
 
 

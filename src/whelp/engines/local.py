@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from whelp.engines.base import Held, Metrics, ModelSpec, SamplingParams, Term
 from whelp.engines.batching import ACCELERATOR, PROCESSOR, pieces, response_index
 from whelp.engines.devices import Compute, choose, release_memory
+from whelp.engines.loaded import LocalModel, Member, frozen
 from whelp.engines.master import MasterWeights
 from whelp.engines.sampler import Sampler
 from whelp.engines.scoring import token_logprobs, token_logprobs_and_entropy
@@ -28,34 +28,12 @@ from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores, Values
 from whelp.maths.posterior import head_posterior
 from whelp.models.heads import ScalarHead
 from whelp.models.layout import Layout, flat, padded, reads_flat, shared
-from whelp.models.loading import Source, load_source
-from whelp.models.trunk import Branch, LMHead, Trunk
+from whelp.models.loading import load_source
+from whelp.models.trunk import LMHead, Trunk
 from whelp.text.chat import Chat, end_ids
 from whelp.types import Completion, Prompt, Sequences
 
 UPDATES_PER_RELEASE = 8
-
-
-@dataclass(slots=True)
-class Member:
-    """One branch with its head; a policy has one, an ensemble of reward models several."""
-
-    branch: Branch
-    head: LMHead | ScalarHead
-
-
-@dataclass(slots=True)
-class LocalModel:
-    trunk: Trunk
-    members: list[Member]
-    source: Source
-    spec: ModelSpec
-    weights: MasterWeights | None
-
-    @property
-    def decoder(self) -> nn.Module:
-        """That of a branch; all are built alike."""
-        return self.members[0].branch.decoder
 
 
 class LocalHeld:
@@ -124,7 +102,7 @@ class LocalEngine:
         for i, member in enumerate(members):
             if isinstance(member.head, ScalarHead) and (spec.fresh_head or not source.has_scalar_head):
                 member.head.reset(spec.seed + i, spec.head_std)
-        return LocalModel(trunk, [_frozen(m) for m in members], source, spec, None)
+        return LocalModel(trunk, [frozen(m) for m in members], source, spec, None)
 
     def _copy(self, spec: ModelSpec) -> LocalModel:
         origin = self.models.get(spec.copy_of or "")
@@ -137,7 +115,7 @@ class LocalEngine:
         else:
             members = [self._copy_scalar(origin, spec, i) for i in range(spec.members)]
         if not spec.shares_branch:  # what the other model trains stays trainable
-            members = [_frozen(member) for member in members]
+            members = [frozen(member) for member in members]
         return LocalModel(origin.trunk, members, origin.source, spec, None)
 
     def _copy_policy(self, origin: LocalModel, spec: ModelSpec) -> Member:
@@ -185,6 +163,12 @@ class LocalEngine:
         if not isinstance(head, LMHead):
             raise ModelError(f"sample: {model!r} has a scalar head, but a language model is needed here.")
         return Sampler(local.trunk, branch, head, end_ids(self.chat.tokenizer), self.compute, self.sizes)
+
+    def _rest(self, but: str | None = None) -> None:
+        """Let go of mapped weights until they are read again, but for those of one model."""
+        for name, model in self.models.items():
+            if model.mapped is not None and name != but:
+                model.mapped.rest()
 
     # -- scoring --------------------------------------------------------------------------------------------------
 
@@ -277,6 +261,7 @@ class LocalEngine:
     @torch.no_grad()
     def logprobs(self, model: str, held: Held) -> TokenScores:
         held = _own(held)
+        self._rest(but=model)
         batch, width = len(held.sequences), max(held.sequences.response_lengths, default=0)
         logprobs, entropy = torch.zeros(batch, width), torch.zeros(batch, width)
         is_response = torch.zeros(batch, width, dtype=torch.bool)
@@ -291,6 +276,7 @@ class LocalEngine:
     @torch.no_grad()
     def values(self, model: str, held: Held) -> Float[Tensor, "B R"]:
         held = _own(held)
+        self._rest(but=model)
         result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths, default=0))
         for rows in self._pieces(self.models[model].decoder, held, self.sizes.training_piece):
             values = self._outputs(self.models[model], held.select(rows), "values").values
@@ -300,6 +286,7 @@ class LocalEngine:
     @torch.no_grad()
     def rewards(self, model: str, held: Held) -> Float[Tensor, "M B"]:
         held = _own(held)
+        self._rest(but=model)
         local = self.models[model]
         result = torch.zeros(len(local.members), len(held.sequences))
         for rows in self._pieces(local.decoder, held, self.sizes.piece):
@@ -341,6 +328,9 @@ class LocalEngine:
             raise ModelError(f"no learning rate for {', '.join(unnamed)}: give one for every model among the terms.")
         for weights in trained.values():
             weights.zero_grad()
+        for model in self.models.values():
+            model.map()
+        self._rest()
         try:
             named: set[str] = set()
             for term in terms:
@@ -378,7 +368,7 @@ class LocalEngine:
         totals: dict[str, float] = {}
         whole, model = _own(term.held), self.models[term.model]
         members = None if term.member is None else [model.members[term.member]]
-        for rows in self._pieces(model.decoder, whole, self.sizes.training_piece):
+        for rows in self._pieces(model.decoder, whole, self._training_piece(model)):
             held = whole.select(rows)
             outputs = self._outputs(model, held, term.loss.quantity, members=members)
             result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))
@@ -388,6 +378,10 @@ class LocalEngine:
             for key, value in result.sums.items():
                 totals[key] = totals.get(key, 0.0) + float(value) / count
         return {f"{prefix}/{key}": value for key, value in totals.items()}
+
+    def _training_piece(self, model: LocalModel) -> int:
+        """Tokens that are computed at one time with gradients."""
+        return self.sizes.training_piece * self.sizes.training_depth // max(self.sizes.training_depth, model.layers)
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -421,12 +415,6 @@ def _own(held: Held) -> LocalHeld:
     if not isinstance(held, LocalHeld):
         raise TypeError(f"held: expected what LocalEngine.hold gives, got {type(held).__name__}.")
     return held
-
-
-def _frozen(member: Member) -> Member:
-    member.branch.requires_grad_(False).eval()
-    member.head.requires_grad_(False).eval()
-    return member
 
 
 def _select(targets: Any, rows: Sequence[int], outputs: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ class MasterWeights:
     step is taken there, and the module's parameters are overwritten before `step` returns: no stale copy can exist.
     Where the module is fp32 already, it is its own master. The modules are those of `members` models, as many of each, whose
     gradients are clipped apart, so that each learns as it would alone.
+
+    Gradients and Adam's moments have their places from the first on. Made anew among a step's activations, which come and go,
+    they would leave holes in the heap that nothing else fits (docs/decisions/0007).
     """
 
     def __init__(self, modules: Sequence[nn.Module], spec: OptimizerSpec, members: int = 1):
@@ -41,18 +45,27 @@ class MasterWeights:
         self.optimizer = torch.optim.AdamW(
             self.masters, lr=0.0, betas=spec.betas, eps=spec.eps, weight_decay=spec.weight_decay, fused=is_fused
         )
+        for master in self.masters:  # as the optimizer would begin at its first step
+            moments = {key: torch.zeros_like(master) for key in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[master] = {"step": torch.tensor(0.0)} | moments
+        self.gradients = [torch.zeros_like(master) for master in self.masters]
+        self.touched = [False] * len(self.masters)
+        """Whether a weight has a gradient: one that no loss depends on is left as it is."""
+        for place, parameter in enumerate(self.compute):
+            parameter.register_post_accumulate_grad_hook(partial(_touch, self.touched, place))
+        self.zero_grad()
 
     def collect(self) -> None:
         """Move the gradients of the piece just run from the computing weights to the masters."""
-        for master, parameter in zip(self.masters, self.compute, strict=True):
-            if master is parameter or parameter.grad is None:
-                continue
-            gradient = parameter.grad.float()
-            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-            parameter.grad = None
+        for gradient, master, parameter in zip(self.gradients, self.masters, self.compute, strict=True):
+            if master is not parameter and parameter.grad is not None:
+                gradient.add_(parameter.grad)
+                parameter.grad = None
 
     def clip(self) -> float:
         """Scale the gradients so that each member's global norm is at most `max_grad_norm`; returns the norm of all before."""
+        for gradient, master, is_touched in zip(self.gradients, self.masters, self.touched, strict=True):
+            master.grad = gradient if is_touched else None
         norms = [torch.nn.utils.clip_grad_norm_(weights, self.spec.max_grad_norm) for weights in self.members]
         return math.hypot(*map(float, norms))
 
@@ -64,8 +77,12 @@ class MasterWeights:
         self.publish()
 
     def zero_grad(self) -> None:
-        for weight in (*self.masters, *self.compute):
-            weight.grad = None
+        """To be called before the first piece of a step."""
+        for place, (gradient, parameter) in enumerate(zip(self.gradients, self.compute, strict=True)):
+            if self.touched[place]:
+                gradient.zero_()
+                self.touched[place] = False
+            parameter.grad = gradient if parameter is self.masters[place] else None
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -91,12 +108,12 @@ class MasterWeights:
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if differing:
             raise RuntimeError(f"{differing[0]} is {found.get(differing[0])}, expected {expected.get(differing[0])}")
-        self.optimizer.state.clear()
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(tensors[f"weight.{name}"])
-            keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}.{name}" in tensors]
-            if keys:
-                state = {key: tensors[f"{key}.{name}"].clone() for key in keys}
-                # AdamW counts its steps in the processor's memory, wherever the weights are.
-                self.optimizer.state[master] = state | {"step": state["step"].cpu()}
+            for key, value in self.optimizer.state[master].items():
+                value.copy_(tensors.get(f"{key}.{name}", torch.zeros_like(value)))
         self.publish()
+
+
+def _touch(touched: list[bool], place: int, _: Tensor) -> None:
+    touched[place] = True
