@@ -231,7 +231,19 @@ class RoundsConfig(Section):
         return {} if self.label == "people" else parse(self.label)
 
 
-class ConstitutionConfig(Section):
+class EndpointSettings(Section):
+    """How a model behind an address is asked."""
+
+    concurrency: PositiveInt = Field(8, description="requests to an endpoint at one time")
+    votes: PositiveInt = Field(
+        5, description="times an endpoint without log-probabilities is asked which is better; the share is its word"
+    )
+    price_in: float = Field(0.0, ge=0, description="an endpoint's price of a million tokens read")
+    price_out: float = Field(0.0, ge=0, description="an endpoint's price of a million tokens written")
+    max_cost: Rate | None = Field(None, description="stop asking an endpoint before this is passed; empty: no limit")
+
+
+class ConstitutionConfig(EndpointSettings):
     """Constitutional AI: the model revises its own answers by written principles, and a judge ranks what it says."""
 
     principles: str = Field("builtin:constitution", description="the constitution: a yaml file or builtin:<name>")
@@ -283,13 +295,6 @@ class ConstitutionConfig(Section):
     )
     provider: Literal["openai", "anthropic"] = Field("openai", description="whose protocol the endpoint speaks")
     endpoint: str | None = Field(None, description="the endpoint's address; empty: the vendor's own")
-    concurrency: PositiveInt = Field(8, description="requests to the endpoint at one time")
-    votes: PositiveInt = Field(
-        5, description="times an endpoint without log-probabilities is asked; the share is the label"
-    )
-    price_in: float = Field(0.0, ge=0, description="the endpoint's price of a million tokens read")
-    price_out: float = Field(0.0, ge=0, description="the endpoint's price of a million tokens written")
-    max_cost: Rate | None = Field(None, description="stop asking the endpoint before this is passed; empty: no limit")
 
 
 class DPOConfig(Section):
@@ -310,7 +315,7 @@ class DPOConfig(Section):
     )
 
 
-class EvaluateConfig(Section):
+class EvaluateConfig(EndpointSettings):
     """Before and after, on prompts that trained nothing."""
 
     prompts: str = Field("builtin:evaluation", description="evaluation prompts: a file, hub id or builtin:<name>")
@@ -324,6 +329,14 @@ class EvaluateConfig(Section):
     judge: bool = Field(True, description="train a judge on rankings that the reward model never saw")
     judge_fraction: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.3, description="share of the rankings' prompts that the judge learns from; the reward model has the rest"
+    )
+    judges: tuple[str, ...] = Field(
+        (),
+        description="others that compare the answers: a reward model's folder or hub id; a language model behind an address, as "
+        "openai:MODEL, anthropic:MODEL or http://host/v1#MODEL; what people said, as a file of rankings or db:PROJECT",
+    )
+    trust_pairs: PositiveInt = Field(
+        150, description="pairs that people ranked on which a judge behind an address is measured first"
     )
 
 

@@ -10,22 +10,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from whelp.addresses import Address, opened
 from whelp.config import ConstitutionConfig, Recipe
 from whelp.engines.base import SamplingParams
 from whelp.errors import DataError, TrainingError
-from whelp.feedback.database import default_database
 from whelp.job import data_input, file_input, rankings_inputs, settings, sft_inputs
 from whelp.judges import trust
 from whelp.judges.base import Judge
 from whelp.judges.endpoint import EndpointJudge
 from whelp.judges.local import LocalJudge, RewardJudge, Way, examples_of
-from whelp.judges.replies import Replies
 from whelp.maths.stats import clustered_bootstrap, clusters_of
 from whelp.models.sources import resolve
 from whelp.progress import SilentProgress
@@ -35,6 +34,7 @@ from whelp.scorers import reward_engine, text_scorer
 from whelp.splits import split_demonstrations
 from whelp.stages.constitution import feedback, revision
 from whelp.stages.context import Stage
+from whelp.stages.hearing import hear
 from whelp.text.formats import read_demonstrations, read_rankings, read_source
 from whelp.training import train_reward_model, train_sft
 from whelp.types import Demonstration, Message, Prompt, Ranking
@@ -283,7 +283,7 @@ def measured(place: Workplace, judge: Judge, stage: Stage) -> trust.Trust:
     config = place.recipe.constitution
     rankings = _alike(place.rankings.held_out, place.red_team.records)
     known = trust.known_pairs(rankings, place.principles, place.recipe.seed, config.trust_pairs)
-    heard = feedback.hear(judge, [one.comparison for one in known], config, stage, KNOWN)
+    heard = hear(judge, [one.comparison for one in known], stage, KNOWN, feedback.bounds(config))
     found = trust.measure(known, heard)
     write_json_atomic(stage.folder / TRUST, {"judge": judge.name, **found.as_dict()})
     verdict = found.verdict(judge.name)
@@ -312,17 +312,6 @@ def labelled(place: Workplace) -> Sequence[Ranking]:
 
 @contextmanager
 def endpoint_judge(config: ConstitutionConfig) -> Iterator[EndpointJudge]:
-    """The recipe's model behind an endpoint; what it says is kept in the database of judgements."""
-    with closing(Replies(default_database())) as replies:
-        yield EndpointJudge(
-            str(config.judge_model),
-            replies,
-            config.provider,
-            config.endpoint,
-            config.thinking,
-            config.votes,
-            concurrency=config.concurrency,
-            price_in=config.price_in,
-            price_out=config.price_out,
-            max_cost=config.max_cost,
-        )
+    """The recipe's model behind an endpoint."""
+    with opened(Address(config.provider, config.endpoint, str(config.judge_model)), config) as endpoint:
+        yield EndpointJudge(endpoint, config.thinking, config.votes)

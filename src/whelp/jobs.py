@@ -10,23 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from whelp import audit, constitution, rounds
+from whelp import audit, constitution, evaluation, rounds
 from whelp.config import Recipe
 from whelp.job import Job, code_inputs, data_input, file_input, rankings_inputs, settings, sft_inputs
 from whelp.models.sources import resolve
-from whelp.runs.files import read_json
-from whelp.runs.manifest import DONE, Run, fingerprint_parts
-from whelp.scorers import critic, members_in, scorer, where_trusted
-from whelp.splits import has_judge, refuse_trained, split_demonstrations
-from whelp.stages import dpo, evaluate, on_policy, ppo
-from whelp.text.formats import read_prompts, with_one_id
+from whelp.runs.manifest import fingerprint_parts
+from whelp.scorers import critic, scorer, where_trusted
+from whelp.splits import has_judge, split_demonstrations
+from whelp.stages import dpo, on_policy, ppo
+from whelp.text.formats import with_one_id
 from whelp.training import export, optimizer, ppo_optimizer, say_notes, tell_truncated, train_reward_model, train_sft
 from whelp.workplace import REVISED, Input, Workplace
 
 JUDGE_SEED = 1_000
 JUDGE_EPOCHS = 2
 """Times the reward model's: the judge starts from the raw model, which prefers that harm is helped."""
-BRIEF = "builtin:brief"
 
 
 # -- sft --------------------------------------------------------------------------------------------------------------
@@ -182,46 +180,6 @@ def dpo_work(place: Workplace) -> dict[str, Any]:
     return result
 
 
-# -- evaluate ---------------------------------------------------------------------------------------------------------
-
-
-def judge_folder(place: Workplace) -> Path | None:
-    if place.judge:
-        return resolve(place.judge, place.progress.say)
-    folder, wanted = place.run.stage_dir("judge"), place.recipe.evaluate.judge
-    return folder if has_judge(place.recipe) or (wanted and not place.models and (folder / DONE).exists()) else None
-
-
-def evaluate_inputs(place: Workplace) -> dict[str, Input]:
-    inputs = {name: place.model_input(folder) for name, folder in place.compared.items()}
-    inputs["prompts"] = data_input(place.evaluation)
-    judge = judge_folder(place)
-    if judge is not None:
-        inputs["judge"] = place.model_input(judge)
-    return inputs
-
-
-def evaluate_work(place: Workplace) -> dict[str, Any]:
-    config = place.recipe.evaluate
-    place.tell(place.evaluation)
-    prompts = place.evaluation.records
-    models = place.compared
-    runs = [place.run, *(Run(folder.resolve().parent) for folder in models.values())]
-    refuse_trained(set[str]().union(*(run.training_prompts() for run in runs)), prompts)
-    engine = place.engine(next(iter(models.values())), temperature=config.temperature)
-    for name, folder in models.items():
-        place.add(engine, name, folder)
-    judge, folder = None, judge_folder(place)
-    if folder is not None:
-        place.add(engine, "judge", folder, head="scalar", members=members_in(folder))
-        measured = read_json(folder / "metrics.json")
-        judge = measured if measured.get("n") else None
-        if judge is None:
-            place.progress.warn(f"nothing is known of how often {folder} is right on held-out pairs: it is not counted")
-    shown = read_prompts(BRIEF).records if config.prompts.startswith("builtin:") and config.prompts != BRIEF else ()
-    return evaluate.run(engine, engine.chat, list(models), prompts, shown, config, place.stage("evaluate"), judge)
-
-
 # -- helpers ----------------------------------------------------------------------------------------------------------
 
 
@@ -274,7 +232,7 @@ JOBS = {
     "label": Job("label", rounds_settings, rounds_inputs, rounds.work, "the policy's own answers, ranked"),
     "ppo": Job("ppo", settings("ppo"), ppo_inputs, ppo_work, "PPO on a leash to the SFT model"),
     "dpo": Job("dpo", settings("dpo"), dpo_inputs, dpo_work, "direct preference optimisation on ranked answers"),
-    "evaluate": Job("evaluate", settings("evaluate"), evaluate_inputs, evaluate_work, "before and after"),
+    "evaluate": Job("evaluate", evaluation.chosen, evaluation.inputs, evaluation.work, "before and after"),
     "audit": Job("audit", settings("audit"), audit.inputs, audit.work, "what the reward model pays for"),
 }
 

@@ -64,13 +64,12 @@ def run(
 def evaluate_models(
     recipe: Recipe,
     models: Mapping[str, str],
-    judge: str | None,
     argv: Sequence[str],
     resume: bool,
     progress: Progress,
 ) -> RunSummary:
-    """Compare any models on `recipe.evaluate.prompts`. Raises as `run` does."""
-    return _run(recipe, argv, resume, progress, models=models, judge=judge)
+    """Compare any models, by name, on `recipe.evaluate.prompts`. Raises as `run` does."""
+    return _run(recipe, argv, resume, progress, models=models)
 
 
 def plan(recipe: Recipe, progress: Progress, allow_code: bool = False) -> Plan:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from whelp import evaluation
+from whelp.addresses import address_of, is_address, opened
 from whelp.audit import probes_of
 from whelp.config import Recipe
 from whelp.constitution import endpoint_judge
@@ -37,7 +39,13 @@ def check(place: Workplace, is_plan: bool = False) -> None:
         check_code(place)
     if not is_plan and "feedback" in place.recipe.stages and place.recipe.constitution.judge == "endpoint":
         with endpoint_judge(place.recipe.constitution) as judge:
-            judge.ready()
+            judge.endpoint.ready()
+    if not is_plan and "evaluate" in place.recipe.stages:
+        for source in filter(is_address, [*place.models.values(), *place.recipe.evaluate.judges]):
+            with opened(address_of(source), place.recipe.evaluate) as endpoint:
+                endpoint.ready()
+    if "evaluate" in place.recipe.stages:
+        evaluation.refuse_circular(place)
     check_data(place)
 
 
@@ -47,7 +55,7 @@ def refuse_unmade(place: Workplace) -> None:
     recipe = place.recipe
     named = {"ppo.reward": recipe.ppo.reward_model, "rounds.label": recipe.rounds.label_model}
     models = [named[setting] for setting, rewards in scored_by(recipe).items() if "model" in rewards]
-    for model in filter(None, [*models, place.judge]):
+    for model in filter(None, [*models, evaluation.reward_judge(recipe)]):
         refuse_language_model(resolve(model, place.progress.say))
     if "audit" in recipe.stages:
         models.append(recipe.audit.reward_model or recipe.ppo.reward_model)
@@ -106,7 +114,7 @@ def check_data(place: Workplace) -> None:
         asked = [revised_under(prompt, longest) for prompt in place.red_team.records]
         refuse_long(place.chat(place.base), place.base, asked, 3 * recipe.constitution.max_new_tokens)
     if "evaluate" in names:
-        prompts, model = place.evaluation.records, next(iter(place.compared.values()))
+        prompts, model = place.evaluation.records, next(iter(place.compared.values()), place.base)
         refuse_trained(trained, prompts)
         refuse_long(place.chat(model), model, prompts, recipe.evaluate.max_new_tokens)
 

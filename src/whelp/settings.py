@@ -55,10 +55,15 @@ def sections() -> Mapping[str, type[Section]]:
 
 @functools.cache
 def settings() -> Mapping[str, Setting]:
-    """Every setting by its dotted key, in the recipe's order."""
+    """Every setting by its dotted key, in the recipe's order; what a section shares with another stands behind its own."""
     parts = [("", Recipe), *sections().items()]
-    found = [_setting(section, kind, name) for section, kind in parts for name in kind.model_fields]
+    found = [_setting(section, kind, name) for section, kind in parts for name in _own_first(kind)]
     return {setting.key: setting for setting in found if setting.key not in sections()}
+
+
+def _own_first(kind: type[Section]) -> list[str]:
+    shared = {name for parent in kind.__mro__[1:] if issubclass(parent, Section) for name in parent.model_fields}
+    return sorted(kind.model_fields, key=lambda name: name in shared)
 
 
 def describe(section: str = "") -> list[Setting]:

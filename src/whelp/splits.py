@@ -10,6 +10,9 @@ from whelp.errors import DataError
 from whelp.text.formats import Loaded, prompt_hash, read_rankings, split_by_hash, without_contradictions
 from whelp.types import Demonstration, Message, Prompt, Ranking
 
+MOST_SHARED = 0.1
+"""Of a judge's user turns, that may have taught the models that it judges."""
+
 
 @dataclass(frozen=True, slots=True)
 class RankingSplit:
@@ -99,6 +102,16 @@ def refuse_trained(trained: set[str], prompts: Sequence[Prompt]) -> None:
         raise DataError(
             f"{len(seen)} of {len(prompts)} evaluation prompts train a model compared here (for example "
             f"{', '.join(seen[:5])}). Take them out: answers to them prove nothing."
+        )
+
+
+def refuse_own_judge(judge: str, learned: set[str], taught: set[str]) -> None:
+    """`learned`: hashes of the user turns from which a judge learned; `taught`: those of the rankings behind a policy that it is
+    to judge. Raises `DataError` where more than a few are the same (short turns such as "yes" stand in many conversations)."""
+    if learned and len(shared := learned & taught) > MOST_SHARED * len(learned):
+        raise DataError(
+            f"{judge} learned from {len(shared)} of its {len(learned)} user turns as what trained a model compared here did: it "
+            "would prefer what that was trained for. Give a judge that learned from other rankings (whelp run trains one)."
         )
 
 

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from whelp.addresses import is_address
 from whelp.config import Recipe
 from whelp.engines.base import ModelSpec
 from whelp.engines.devices import Compute, choose
@@ -45,8 +46,6 @@ class Workplace:
     progress: Progress
     models: Mapping[str, str] = field(default_factory=dict)
     """`whelp evaluate` only: the models to compare, by name."""
-    judge: str | None = None
-    """`whelp evaluate` only: the folder of the judge."""
     allow_code: bool = False
     """Whether Python functions that the recipe names may be run."""
     tracker: Tracker | None = None
@@ -101,9 +100,10 @@ class Workplace:
 
     @cached_property
     def compared(self) -> dict[str, Path]:
-        """The models to compare, in the order of the pipeline."""
+        """The models to compare that are here, in the order of the pipeline."""
         if self.models:
-            return {name: resolve(source, self.progress.say) for name, source in self.models.items()}
+            here = {name: source for name, source in self.models.items() if not is_address(source)}
+            return {name: resolve(source, self.progress.say) for name, source in here.items()}
         found = {"base": self.base}
         if self.helpful not in (self.base, self.policy):
             found["helpful"] = self.helpful

@@ -169,14 +169,14 @@ def test_a_panel_takes_turns_and_says_what_each_model_says_alone(tiny_model_fold
 
 
 def test_models_of_a_run(tmp_path: Path) -> None:
-    from whelp.cli.playground import models_of
+    from whelp.cli.base import run_models
     from whelp.errors import ConfigError
 
     with pytest.raises(ConfigError, match="no run in"):
-        models_of(tmp_path / "x")
+        run_models(tmp_path / "x")
     for folder in ("sft", "ppo", "ppo-1"):
         (tmp_path / "x" / folder).mkdir(parents=True)
     manifest = {"recipe": {"model": "some/base", "rounds": {"n": 2}}}
     (tmp_path / "x" / "manifest.json").write_text(json.dumps(manifest))
     folders = {"sft": str(tmp_path / "x" / "sft"), "rlhf": str(tmp_path / "x" / "ppo-1")}
-    assert models_of(tmp_path / "x") == {"base": "some/base", **folders}
+    assert run_models(tmp_path / "x") == {"base": "some/base", **folders}

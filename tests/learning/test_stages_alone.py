@@ -15,7 +15,6 @@ import pytest
 import torch
 from pipeline_helpers import changed, recipe_of, run, states, write_jsonl
 from safetensors.torch import load_file
-from tokenizers import AddedToken
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from whelp import pipeline
@@ -68,7 +67,7 @@ def test_prompts_of_an_earlier_run_are_remembered(recipe: Recipe, data: Path, tm
     asked = changed(only(recipe, "evaluate"), "evaluate", prompts=str(data / "demos.jsonl"))
     asked = asked.model_copy(update={"output_dir": str(tmp_path / "evaluated")})
     with pytest.raises(DataError, match="evaluation prompts train a model compared here"):
-        pipeline.evaluate_models(asked, {"ppo": str(tmp_path / "later" / "ppo")}, None, [], False, SilentProgress())
+        pipeline.evaluate_models(asked, {"ppo": str(tmp_path / "later" / "ppo")}, [], False, SilentProgress())
 
 
 # -- models side by side ----------------------------------------------------------------------------------------------
@@ -80,9 +79,9 @@ def evaluate(
     said = io.StringIO()
     named = {name: str(folder) for name, folder in models.items()}
     command = ["whelp", "evaluate"]
-    summary = pipeline.evaluate_models(
-        only(recipe, "evaluate"), named, str(judge) if judge else None, command, resume, PlainProgress(said)
-    )
+    if judge is not None:
+        recipe = changed(recipe, "evaluate", judges=(str(judge),))
+    summary = pipeline.evaluate_models(only(recipe, "evaluate"), named, command, resume, PlainProgress(said))
     return dict(summary.results["evaluate"]), said.getvalue()
 
 
@@ -178,18 +177,6 @@ def test_a_judge_of_which_nothing_is_known_is_not_counted_and_that_is_said(
     result, said = evaluate(recipe, models, judge)
     assert result["judge"] is None
     assert "it is not counted" in said
-
-
-def test_models_of_two_vocabularies_are_not_compared(recipe: Recipe, tiny_model_folder, tmp_path: Path) -> None:
-    first, other = tiny_model_folder("llama"), tmp_path / "other"
-    other.mkdir()
-    for file in first.iterdir():
-        (other / file.name).write_bytes(file.read_bytes())
-    tokenizer = AutoTokenizer.from_pretrained(other)
-    tokenizer.add_tokens([AddedToken("zebra")])
-    tokenizer.save_pretrained(other)
-    with pytest.raises(ModelError, match="has another vocabulary"):
-        evaluate(recipe, {"first": first, "second": other})
 
 
 # -- what PPO is told -------------------------------------------------------------------------------------------------

@@ -13,13 +13,15 @@ from dataclasses import replace
 from email.utils import formatdate
 
 import pytest
-from endpoint_server import FINE, LIKELY, NO_SENSE, Answer, json_of, listed, refusal, said, serving, spoken, with_odds
 from sqlalchemy import text
 
+from endpoint_server import FINE, LIKELY, NO_SENSE, Answer, json_of, listed, refusal, said, serving, spoken, with_odds
+from whelp.endpoints.client import Endpoint, seconds_asked
+from whelp.endpoints.replies import Kept, Replies, key_of
 from whelp.errors import ConfigError, Interrupted, ModelError
 from whelp.judges.base import Comparison, Opinion, labels
-from whelp.judges.endpoint import EndpointJudge, seconds_asked
-from whelp.judges.replies import Kept, Replies, key_of, letter_of
+from whelp.judges.endpoint import EndpointJudge
+from whelp.judges.letters import letter_of
 from whelp.text.formats import read_principles
 from whelp.types import Message
 
@@ -53,8 +55,9 @@ def replies(tmp_path) -> Iterator[Replies]:
 
 
 def judge(replies: Replies, url: str | None, **more) -> EndpointJudge:
+    own = {name: more.pop(name) for name in ("is_thoughtful", "votes", "max_tokens") if name in more}
     settings = {"attempts": 3, "back_off": 0.001, "timeout": 5.0, "concurrency": 2}
-    return EndpointJudge("tiny", replies, base_url=url, **settings | more)
+    return EndpointJudge(Endpoint("tiny", replies, base_url=url, **settings | more), **own)
 
 
 def firsts(judge: EndpointJudge, comparisons: list[Comparison] = THREE) -> list[float | None]:
@@ -353,7 +356,7 @@ def test_what_cannot_be_read_is_paid_for_as_well(replies: Replies) -> None:
     with serving(lambda *_: said("C", listed(("C", LOG_8)))) as endpoint:
         asked = judge(replies, endpoint.url, price_in=1e6, price_out=1e6)
         assert firsts(asked, THREE[:1]) == [None]
-        assert asked.ledger.spent == 3 * 110
+        assert asked.endpoint.ledger.spent == 3 * 110
 
 
 def test_stopped_half_way_nothing_is_repeated(replies: Replies) -> None:
@@ -412,16 +415,21 @@ def test_settings_that_cannot_be_meant(url: str, replies: Replies) -> None:
         judge(replies, "http://x/v1", max_cost=1.0)
 
 
+def other_judge(plain: EndpointJudge, **changes: object) -> EndpointJudge:
+    own = {name: changes.pop(name) for name in ("is_thoughtful", "votes", "max_tokens") if name in changes}
+    return replace(plain, endpoint=replace(plain.endpoint, **changes), **own)
+
+
 def test_keys_differ_where_anything_that_matters_does(replies: Replies) -> None:
     plain = judge(replies, "http://x/v1", votes=1)
     changes = [{"model": "other"}, {"base_url": "http://y/v1"}, {"provider": "anthropic"}]
     changes += [{"is_thoughtful": True}, {"is_thoughtful": True, "max_tokens": 9}]
     one, other = THREE[:2]
-    asked = [replace(plain, **change).several(one)[0] for change in ({}, *changes)] + plain.single(one)
+    asked = [other_judge(plain, **change).several(one)[0] for change in ({}, *changes)] + plain.single(one)
     asked += [plain.several(other)[0], plain.several(one.swapped())[0], replace(plain, votes=2).several(one)[1]]
     assert len({key_of(request) for request in asked}) == len(asked) == 10
     for same in ({"votes": 3}, {"base_url": "http://x/v1/"}, {"timeout": 1.0, "price_in": 5.0, "attempts": 9}):
-        assert replace(plain, **same).several(one)[0] == plain.several(one)[0]
+        assert other_judge(plain, **same).several(one)[0] == plain.several(one)[0]
     assert key_of({"a": 1, "b": [2]}) == key_of({"b": [2], "a": 1})
 
 

@@ -10,7 +10,7 @@ import pytest
 from report_helpers import ANSWERS, MODELS, SUITES, Page, completions, put_lines
 
 from whelp.report import before_after, write_report
-from whelp.report.collect import _completed
+from whelp.report.evaluation import completed
 from whelp.report.samples import anchor, changes, fit, group
 
 
@@ -38,7 +38,7 @@ def test_what_does_not_fit_is_counted() -> None:
 
 
 def collected(lines: list[dict[str, Any]]) -> Any:
-    return [_completed(line) for line in lines]
+    return [completed(line) for line in lines]
 
 
 def test_changes_are_ordered_by_gain_and_ties_by_the_judge() -> None:

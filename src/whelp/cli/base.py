@@ -28,7 +28,7 @@ RecipeName = Annotated[
     str | None,
     typer.Argument(
         metavar="RECIPE",
-        help="A recipe file, or one that ships: assistant, assistant-full, smoke, constitutional, checker.",
+        help="A recipe file, or one that ships: assistant, assistant-full, smoke, constitutional, checker, from_base.",
     ),
 ]
 Overrides = Annotated[
@@ -168,3 +168,51 @@ def policies_of(run_dir: Path) -> list[Path]:
 
     rounds = read_json(run_dir / "manifest.json").get("recipe", {}).get("rounds", {}).get("n", 0)
     return [*(run_dir / f"ppo-{k}" for k in range(rounds, 0, -1)), run_dir / "ppo"]
+
+
+def run_models(run_dir: Path) -> dict[str, str]:
+    """The base, the SFT model and the last policy of a run, as far as they are there. Raises `ConfigError` where there is no
+    run."""
+    from whelp.runs.files import read_json
+
+    recipe = read_json(run_dir / "manifest.json").get("recipe")
+    if not recipe:
+        raise ConfigError(
+            f"there is no run in {run_dir}; train one with `whelp run`, or give models by --model NAME=MODEL."
+        )
+    found = {"base": recipe["model"]}
+    if (run_dir / "sft").is_dir():
+        found["sft"] = str(run_dir / "sft")
+    if policies := [folder for folder in policies_of(run_dir) if folder.is_dir()]:
+        found["rlhf"] = str(policies[0])
+    if (run_dir / "dpo").is_dir():
+        found["dpo"] = str(run_dir / "dpo")
+    return found
+
+
+def name_models(given: Sequence[str]) -> dict[str, str]:
+    """A short name for each model: the one given, else the last part of its path, with the part before where two agree.
+
+    Raises ConfigError where two models end up with one name.
+    """
+    pairs = [_split(model) for model in given]
+    short = [name or _name(source) for name, source in pairs]
+    named: dict[str, str] = {}
+    for (name, source), base in zip(pairs, short, strict=True):
+        label = base if name or short.count(base) == 1 else "-".join(Path(source).parts[-2:])
+        if label in named:
+            raise ConfigError(f"two models are called {label!r}; name them, for example --model first={source}")
+        named[label] = source
+    return named
+
+
+def _name(source: str) -> str:
+    """The last part of a path, or of an address."""
+    from whelp.addresses import address_of, is_address
+
+    return Path(address_of(source).model if is_address(source) else source).name or source
+
+
+def _split(model: str) -> tuple[str, str]:
+    name, equals, source = model.partition("=")
+    return (name, source) if equals and "/" not in name else ("", model)

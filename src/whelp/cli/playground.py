@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from whelp.cli.annotate import Database, Host, Port, opened, run_server
-from whelp.cli.base import DEFAULT_RUN, LOOK_PANEL, MaxNewTokens, Temperature, policies_of
+from whelp.cli.base import DEFAULT_RUN, LOOK_PANEL, MaxNewTokens, Temperature, name_models, run_models
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run whose models answer: base, SFT and trained.")]
 Models = Annotated[
@@ -40,7 +40,7 @@ def playground(
     """
     from whelp.errors import ConfigError
 
-    models = dict(map(_named, model)) if model else models_of(run_dir)
+    models = name_models(model) if model else run_models(run_dir)
     if len(models) < 2:
         raise ConfigError(
             f"there is only {', '.join(models)}; two models are compared: give them by --model NAME=MODEL."
@@ -54,29 +54,3 @@ def playground(
     panel = Panel(models, SamplingParams(1, temperature, max_new_tokens, ("playground",)))
     with opened(database) as store:
         run_server(store, host, port, "/playground", runs_folder=run_dir.parent, models=Playground(panel, list(models)))
-
-
-def models_of(run_dir: Path) -> dict[str, str]:
-    """The base, the SFT model and the last policy of a run, as far as they are there. Raises `ConfigError` where there is no
-    run."""
-    from whelp.errors import ConfigError
-    from whelp.runs.files import read_json
-
-    recipe = read_json(run_dir / "manifest.json").get("recipe")
-    if not recipe:
-        raise ConfigError(
-            f"there is no run in {run_dir}; train one with `whelp run`, or give models by --model NAME=MODEL."
-        )
-    found = {"base": recipe["model"]}
-    if (run_dir / "sft").is_dir():
-        found["sft"] = str(run_dir / "sft")
-    if policies := [folder for folder in policies_of(run_dir) if folder.is_dir()]:
-        found["rlhf"] = str(policies[0])
-    if (run_dir / "dpo").is_dir():
-        found["dpo"] = str(run_dir / "dpo")
-    return found
-
-
-def _named(text: str) -> tuple[str, str]:
-    name, is_named, model = text.partition("=")
-    return (name, model) if is_named else (Path(text).name or text, text)

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from whelp.cli.annotate import Port
-from whelp.cli.base import LOOK_PANEL, SystemPrompt, trained_model
-from whelp.cli.evaluate import name_models
+from whelp.cli.base import LOOK_PANEL, SystemPrompt, name_models, trained_model
 
 KEY = "WHELP_API_KEY"
 Models = Annotated[

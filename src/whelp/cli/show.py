@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from whelp.pipeline import RunSummary, StageCost
-    from whelp.report.collect import Answer, BeforeAfterRow
+    from whelp.report.evaluation import Answer, BeforeAfterRow
 
 _COLUMN = 40
 """Cells longer than this do not fit beside each other in plain text."""
@@ -79,12 +79,17 @@ def trust(result: Mapping[str, Any]) -> None:
 
 def differences(result: Mapping[str, Any]) -> None:
     """What can be told of the models of an evaluation, and what not."""
-    from whelp.report.collect import evaluation_of
-    from whelp.report.words import conclusions
+    from whelp.report.evaluation import evaluation_of
+    from whelp.report.words import conclusions, decimal, preferences
 
-    said = conclusions(evaluation_of(result))
+    found = evaluation_of(result)
+    said = [*conclusions(found), *preferences(found)]
     if said:
         typer.echo("\n" + "\n".join(said))
+    for who, points in found.elo.items():
+        rows = sorted(points.items(), key=lambda one: -(one[1].mean or 0.0))
+        cells = [(name, *(decimal(value) for value in (one.mean, one.low, one.high))) for name, one in rows]
+        table(f"Elo points, by {who}", ("model", "points", "from", "to"), cells)
 
 
 _AMONG = {

@@ -34,6 +34,12 @@ class Interval:
         return self.mean is not None
 
     @property
+    def differs(self) -> bool:
+        """True of a difference whose interval does not hold zero, and whose p-value, if there is one, is below 5%."""
+        is_clear = self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+        return is_clear and (self.p_value is None or self.p_value < 0.05)
+
+    @property
     def has_bounds(self) -> bool:
         """True when both ends of the interval are there."""
         return self.low is not None and self.high is not None

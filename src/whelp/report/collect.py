@@ -11,6 +11,7 @@ from whelp.errors import RunError
 from whelp.report.artifacts import Artifacts, Interval, Json, boolean, interval, number, rows, table, text, whole
 from whelp.report.audit import Alarm, Audit, alarms, audit
 from whelp.report.constitution import Feedback, Revisions, feedback, revisions
+from whelp.report.evaluation import BeforeAfterRow, Completed, Evaluation, before_after_of, completed, evaluation_of
 from whelp.runs.manifest import kind_of
 
 OPTIONAL = ("labeller", "revise", "sft-revised", "feedback", "dpo", "audit")
@@ -82,79 +83,6 @@ class Preferences:
     """accuracy of models that were trained on shuffled ranks"""
     learning_curve: Sequence[tuple[int | None, Interval]]
     """accuracy after so many prompts, the whole training last; empty where only that is known"""
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Opinion:
-    """What the judge said of the final answers."""
-
-    counted: bool | None
-    why: str
-    versus: str
-    accuracy: Interval
-    length_accuracy: Interval
-    win_rate: Interval
-    length_controlled: Interval
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Checks passed by each model on held-out prompts. Tables are keyed by model, then by mode (greedy, sampled)."""
-
-    models: tuple[str, ...]
-    n_prompts: int | None
-    suites: Mapping[str, Mapping[str, Mapping[str, Interval]]]
-    overall: Mapping[str, Mapping[str, Interval]]
-    differences: Mapping[str, Mapping[str, Interval]]
-    """keyed "rlhf - sft", then by mode"""
-    suite_differences: Mapping[str, Mapping[str, Mapping[str, Interval]]]
-    """the same by category in between; p-values are corrected over the categories"""
-    lengths: Mapping[str, tuple[float | None, float | None]]
-    """mean length in tokens, and the rate of answers that ended by themselves"""
-    kl: Mapping[str, Interval]
-    """nats a sequence to the SFT model"""
-    judge: Opinion | None
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One model's answer to a prompt of the before/after table; `rate` is over all prompts of the same kind."""
-
-    model: str
-    text: str
-    passes: bool | None
-    rate: Interval
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class BeforeAfterRow:
-    prompt: str
-    category: str
-    behaviour: str
-    """what a good answer does, e.g. "declines" """
-    answers: tuple[Answer, ...]
-
-
-@final
-@dataclass(frozen=True, slots=True)
-class Completed:
-    """One line of evaluate/completions.jsonl."""
-
-    id: str
-    category: str
-    prompt: str
-    model: str
-    mode: str
-    sample: int | None
-    text: str
-    passes: bool | None
-    length: int | None
-    is_finished: bool | None
-    judge: float | None
 
 
 @final
@@ -244,8 +172,8 @@ def collect(run_dir: Path) -> RunData:
         own_answers=tuple((whole(table(one).get("step")), _accuracy(one)) for one in rows(ppo.result.get("on_policy"))),
         rounds=tuple((k, _accuracy(found)) for k in rounds if (found := stages[f"label-{k}"].result)),
         evaluation=evaluation_of(evaluated) if evaluated else None,
-        before_after=_before_after(artifacts),
-        completions=tuple(_completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),
+        before_after=before_after_of(artifacts),
+        completions=tuple(completed(line) for line in artifacts.lines("evaluate/completions.jsonl")),
         outdated=tuple(_outdated(stages, run_dir.resolve().name)),
         problems=tuple(artifacts.problems),
     )
@@ -257,7 +185,7 @@ def before_after(run_dir: Path) -> list[BeforeAfterRow]:
     Raises:
         RunError: `run_dir` is no folder.
     """
-    return list(_before_after(_open(run_dir)))
+    return list(before_after_of(_open(run_dir)))
 
 
 def _open(run_dir: Path) -> Artifacts:
@@ -351,90 +279,6 @@ def _accuracies(value: Any) -> dict[str, Interval]:
 
 def _accuracy(value: Any) -> Interval:
     return interval(table(value).get("accuracy"))
-
-
-def evaluation_of(result: Json) -> Evaluation:
-    """What the metrics.json of an evaluation holds."""
-    return Evaluation(
-        models=_models(result, "overall"),
-        n_prompts=whole(result.get("n_prompts")),
-        suites={text(name): _by_mode(value) for name, value in table(result.get("suites")).items()},
-        overall=_by_mode(result.get("overall")),
-        differences=_by_mode(result.get("differences")),
-        suite_differences={
-            text(name): _by_mode(value) for name, value in table(result.get("suite_differences")).items()
-        },
-        lengths={
-            text(name): (number(table(value).get("mean")), number(table(value).get("finished")))
-            for name, value in table(result.get("lengths")).items()
-        },
-        kl={text(name): interval(value) for name, value in table(result.get("kl")).items()},
-        judge=_opinion(result.get("judge")),
-    )
-
-
-def _models(found: Json, fallback: str) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(text(name) for name in rows(found.get("models")) or table(found.get(fallback))))
-
-
-def _by_mode(value: Any) -> dict[str, dict[str, Interval]]:
-    """name -> mode -> interval; the names are those of models, or of two that are compared."""
-    return {
-        text(name): {text(mode): interval(rate) for mode, rate in table(modes).items()}
-        for name, modes in table(value).items()
-    }
-
-
-def _opinion(value: Any) -> Opinion | None:
-    found = table(value)
-    if not found:
-        return None
-    return Opinion(
-        counted=boolean(found.get("counted")),
-        why=text(found.get("why")),
-        versus=text(found.get("versus")),
-        accuracy=interval(found.get("accuracy")),
-        length_accuracy=interval(found.get("length_accuracy")),
-        win_rate=interval(found.get("win_rate")),
-        length_controlled=interval(found.get("length_controlled")),
-    )
-
-
-def _before_after(artifacts: Artifacts) -> tuple[BeforeAfterRow, ...]:
-    found = artifacts.table("evaluate/before_after.json")
-    return tuple(_row(table(row), _models(found, "")) for row in rows(found.get("rows")))
-
-
-def _row(row: Json, models: tuple[str, ...]) -> BeforeAfterRow:
-    answers = table(row.get("answers"))
-    return BeforeAfterRow(
-        prompt=text(row.get("prompt")),
-        category=text(row.get("category")),
-        behaviour=text(row.get("behaviour")),
-        answers=tuple(_answer(model, answers.get(model)) for model in models or tuple(answers)),
-    )
-
-
-def _answer(model: str, value: Any) -> Answer:
-    found = table(value)
-    return Answer(text(model), text(found.get("text")), boolean(found.get("passes")), interval(found.get("rate")))
-
-
-def _completed(line: Json) -> Completed:
-    prompt = text(line.get("prompt"))
-    return Completed(
-        id=text(line.get("id")) or prompt,
-        category=text(line.get("category")),
-        prompt=prompt,
-        model=text(line.get("model")),
-        mode=text(line.get("mode")),
-        sample=whole(line.get("sample")),
-        text=text(line.get("completion")),
-        passes=boolean(line.get("passes")),
-        length=whole(line.get("length")),
-        is_finished=boolean(line.get("is_finished")),
-        judge=number(line.get("judge")),
-    )
 
 
 def _rollout(line: Json) -> Rollout:

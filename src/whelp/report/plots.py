@@ -131,9 +131,14 @@ def reliability(name: str, lines: Sequence[Line], alt: str) -> Markup:
 
 
 def forest(
-    name: str, rows: Sequence[tuple[str, Sequence[tuple[str, Interval]]]], alt: str, reference: float | None = None
+    name: str,
+    rows: Sequence[tuple[str, Sequence[tuple[str, Interval]]]],
+    alt: str,
+    reference: float | None = None,
+    limits: tuple[float, float] = (0.0, 1.0),
 ) -> Markup:
-    """Rates with their intervals: a block a row, in it a point and a bar for each (colour, rate); "" without a rate."""
+    """Rates, or differences of rates, with their intervals: a block a row, in it a point and a bar for each (colour, rate); ""
+    without a rate. What lies beyond `limits` is drawn at their edge."""
     known = [(label, [(color, rate) for color, rate in rates if rate.is_known]) for label, rates in rows]
     known = [row for row in known if row[1]]
     if not known:
@@ -143,23 +148,26 @@ def forest(
     with _style():
         figure = Figure(figsize=(540 / 72, height / 72))
         axes = figure.add_axes((150 / 540, 26 / height, 375 / 540, 1 - 30 / height))
-        _forest_axes(axes, [label for label, _ in known], reference)
+        _forest_axes(axes, [label for label, _ in known], reference, limits)
         for row, (_, rates) in enumerate(known):
             for slot, (color, rate) in enumerate(rates):
-                _bar(axes, row + (slot - (len(rates) - 1) / 2) * 10 / (10 * slots + 12), rate, _STAND_INS[color])
+                _bar(
+                    axes, row + (slot - (len(rates) - 1) / 2) * 10 / (10 * slots + 12), rate, _STAND_INS[color], limits
+                )
         return _svg(figure, name, alt)
 
 
-def _bar(axes: Axes, at: float, rate: Interval, color: str) -> None:
-    mean, low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in (rate.mean, rate.low, rate.high))
+def _bar(axes: Axes, at: float, rate: Interval, color: str, limits: tuple[float, float]) -> None:
+    least, most = limits
+    mean, low, high = (None if end is None else min(max(end, least), most) for end in (rate.mean, rate.low, rate.high))
     if low is not None and high is not None:
         axes.plot([low, high], [at, at], color=color, alpha=0.5, solid_capstyle="round", clip_on=False)
     if mean is not None:
         axes.plot([mean], [at], "o", color=color, markersize=4.5, clip_on=False)
 
 
-def _forest_axes(axes: Axes, labels: Sequence[str], reference: float | None) -> None:
-    axes.set_xlim(0, 1)
+def _forest_axes(axes: Axes, labels: Sequence[str], reference: float | None, limits: tuple[float, float]) -> None:
+    axes.set_xlim(*limits)
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.grid(axis="x", visible=True)

@@ -108,7 +108,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     w = words
-    numbers = (number, w.decimal, w.percent, w.decimal_interval, w.percent_interval, w.points_interval)
+    numbers = (number, w.decimal, w.percent, w.decimal_interval, w.percent_interval, w.points_interval, w.p_value)
     for function in (*numbers, w.duration, w.memory, w.moment, w.label, shorten):
         environment.filters[function.__name__] = function
     return environment
@@ -164,6 +164,7 @@ def _forests(data: RunData) -> dict[str, Markup]:
         checks = [(name, _greedy(data.evaluation.models, models)) for name, models in every.items()]
     return {
         "checks": plots.forest("checks", checks, "Rate of checks passed by kind of prompt, with 95% intervals"),
+        "differences": _differences(data),
         "reward-pairs": plots.forest("reward-pairs", _pairs(data.reward), "Accuracy of the reward model", 0.5),
         "judge-pairs": plots.forest("judge-pairs", _pairs(data.judge), "Accuracy of the judge", 0.5),
         "reward-curve": plots.forest(
@@ -175,6 +176,23 @@ def _forests(data: RunData) -> dict[str, Markup]:
         "reward-reliability": _reliability("reward-reliability", data.reward),
         "judge-reliability": _reliability("judge-reliability", data.judge),
     }
+
+
+def _differences(data: RunData) -> Markup:
+    """By how much more the trained model passes than SFT, by kind of prompt."""
+    comparison = f"{words.trained(data)} - sft"
+    if data.evaluation is None or comparison not in data.evaluation.suite_differences:
+        return Markup("")
+    every = {
+        "all prompts": data.evaluation.differences.get(comparison, {}),
+        **data.evaluation.suite_differences[comparison],
+    }
+    found = {name: modes.get("greedy", Interval()) for name, modes in every.items()}
+    ends = [abs(end) for one in found.values() for end in (one.low, one.high) if end is not None]
+    most = min(1.0, math.ceil(10 * max(ends, default=1.0) + 0.1) / 10)
+    shown = [(name, [("rlhf" if one.differs else "base", one)]) for name, one in found.items()]
+    alt = "Difference in the rate of checks passed by kind of prompt, with 95% intervals"
+    return plots.forest("differences", shown, alt, 0.0, (-most, most))
 
 
 def _reliability(name: str, found: Preferences | None) -> Markup:

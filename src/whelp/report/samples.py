@@ -10,7 +10,7 @@ from typing import final
 
 from markupsafe import escape
 
-from whelp.report.collect import Completed
+from whelp.report.evaluation import Completed
 
 _LIMITS = (4000, 2000, 1000, 500, 250, 120, 60)
 _ANSWER_MARKUP, _GROUP_MARKUP = 170, 300  # bytes of HTML around each, measured generously

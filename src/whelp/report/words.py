@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, final
 
 from whelp.report.artifacts import Interval, table
-from whelp.report.collect import Evaluation, RunData
+from whelp.report.collect import RunData
+from whelp.report.evaluation import Evaluation
 
 NONE = "–"
 _LABELS = {
@@ -183,12 +184,31 @@ def conclusions(evaluation: Evaluation) -> list[str]:
     return found
 
 
+def preferences(evaluation: Evaluation) -> list[str]:
+    """A sentence for each two models that people compared, or a language model."""
+    found = []
+    for one in evaluation.preferences:
+        found += [one.verdict] if one.verdict else []
+        for pair, said in one.versus.items():
+            after, before = (label(name) for name in pair.split(" over ", 1))
+            if not said.win_rate.is_known:
+                found.append(f"{one.judge}: no answer of {after} and {before} was judged.")
+                continue
+            unread = f"; {said.unread} were not judged" if said.unread else ""
+            found.append(
+                f"{one.judge}: {after} is preferred to {before} in {percent_interval(said.win_rate)}, at equal length in "
+                f"{percent_interval(said.length_controlled)}, of {said.win_rate.n} answers ({said.won} won, {said.tied} tied, "
+                f"{said.lost} lost{unread})."
+            )
+    return found
+
+
 def _differing(evaluation: Evaluation, comparison: str, mode: str) -> tuple[dict[str, Interval], int]:
     """The suites in which two models differ, of so many for which there is a p-value."""
     suites = evaluation.suite_differences.get(comparison, {})
     found = {name: modes.get(mode, Interval()) for name, modes in suites.items()}
     tested = {name: one for name, one in found.items() if one.p_value is not None}
-    differ = {name: one for name, one in tested.items() if conclude_difference("", "", one)[0] in ("better", "worse")}
+    differ = {name: one for name, one in tested.items() if one.differs}
     return differ, len(tested)
 
 

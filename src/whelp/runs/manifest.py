@@ -65,9 +65,12 @@ class Run:
         recorded = read_json(self.path / TRAINING_PROMPTS)
         write_json_atomic(self.path / TRAINING_PROMPTS, recorded | {stage: sorted(set(hashes))})
 
-    def training_prompts(self) -> set[str]:
-        """The hashes of all prompts that any stage of the run trained on."""
-        return set().union(*read_json(self.path / TRAINING_PROMPTS).values())
+    def training_prompts(self, *kinds: str) -> set[str]:
+        """The hashes of all prompts that any stage of the run trained on, or any of some names or kinds."""
+        recorded = read_json(self.path / TRAINING_PROMPTS)
+        return set().union(
+            *(hashes for stage, hashes in recorded.items() if not kinds or {stage, kind_of(stage)} & {*kinds})
+        )
 
     def stage_state(self, stage: str, parts: Mapping[str, Any]) -> StageState:
         """Compare a stage's folder with the `fingerprint_parts` that are wanted now.

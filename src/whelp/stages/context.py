@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -119,7 +119,15 @@ class Stage:
             ) from error
 
 
-def answers_in_order(engine: Engine, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> list[Completion]:
+class Samples(Protocol):
+    """What gives a model's answers: an engine, or a model behind an address."""
+
+    def sample(self, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[Completion]: ...
+
+
+def answers_in_order(
+    engine: Samples, model: str, prompts: Sequence[Prompt], params: SamplingParams
+) -> list[Completion]:
     """Sampled answers in the order of their prompts; an engine gives them as they finish."""
     order = {prompt.id: i for i, prompt in enumerate(prompts)}
     return sorted(engine.sample(model, prompts, params), key=lambda c: (order[c.prompt.id], c.sample))

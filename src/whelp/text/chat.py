@@ -42,6 +42,8 @@ PLAIN = (
     "{{ '\\n\\nAssistant:\\n' if add_generation_prompt else '' }}"
 )
 """User: / Assistant: for tokenizers without a template; the tokenizer's eos token closes the assistant's turns."""
+BASE = "{{ bos_token }}" + PLAIN
+"""The same for a base model that never met a text without its bos token."""
 
 LARGEST_GROUP = 4
 """Sampled answers to one prompt that are computed together."""
@@ -113,7 +115,7 @@ class Chat:
 
     def render(self, messages: Sequence[Message]) -> Rendered:
         """A whole conversation; every assistant turn is response."""
-        conversation = self._with_system(messages)
+        conversation = self.with_system(messages)
         return self._render(conversation, [i for i, m in enumerate(conversation) if m.role == "assistant"])
 
     def demonstration(self, demonstration: Demonstration) -> Rendered:
@@ -123,7 +125,7 @@ class Chat:
     def prompt(self, prompt: Prompt) -> tuple[int, ...]:
         """The tokens up to where the assistant begins. Raises DataError where they are more than `max_length`."""
         tokens, _ = self._encode(
-            templated(self.tokenizer, self._with_system(prompt.messages), add_generation_prompt=True)
+            templated(self.tokenizer, self.with_system(prompt.messages), add_generation_prompt=True)
         )
         if self.max_length is not None and len(tokens) > self.max_length:
             raise DataError(
@@ -135,8 +137,13 @@ class Chat:
     def answer(self, prompt: Prompt, text: str, is_finished: bool = True) -> Rendered:
         """A prompt with one answer: only that answer is response, earlier assistant turns are context. An answer that was cut
         off has no end of turn."""
-        conversation = self._with_system((*prompt.messages, Message("assistant", text)))
+        conversation = self.with_system((*prompt.messages, Message("assistant", text)))
         return self._render(conversation, [len(conversation) - 1], is_finished)
+
+    def answer_tokens(self, prompt: Prompt, text: str, is_finished: bool = True) -> tuple[int, ...]:
+        """Those of an answer that another tokenizer wrote."""
+        rendered = self.answer(prompt, text, is_finished)
+        return tuple(token for token, is_own in zip(rendered.tokens, rendered.is_response, strict=True) if is_own)
 
     def completion(self, prompt_tokens: Sequence[int], response_tokens: Sequence[int]) -> Rendered:
         """A sampled answer, in the very tokens that were sampled."""
@@ -161,14 +168,15 @@ class Chat:
                 said = text
         yield text[len(said) :]
 
-    @cached_property
-    def _end(self) -> str:
-        return _turn_end(self.tokenizer)
-
-    def _with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+    def with_system(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+        """Opened by `system_prompt`, where they have no system message of their own."""
         if self.system_prompt and not any(message.role == "system" for message in messages):
             return (Message("system", self.system_prompt), *messages)
         return tuple(messages)
+
+    @cached_property
+    def _end(self) -> str:
+        return _turn_end(self.tokenizer)
 
     def _check_system_prompt(self, system_prompt: str) -> None:
         name = _name(self.tokenizer)

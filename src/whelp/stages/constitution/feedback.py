@@ -4,16 +4,17 @@ section 4)."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
 from whelp.config import ConstitutionConfig
 from whelp.engines.base import Engine, SamplingParams
-from whelp.judges.base import Comparison, Judge, Label, Opinion, labels, tempered
+from whelp.judges.base import Comparison, Judge, Label, tempered
 from whelp.runs.metrics import MetricsLog
 from whelp.stages.context import Stage, answers_in_order
+from whelp.stages.hearing import hear
 from whelp.types import Principle, Prompt
 
 ANSWERS, LABELS = "answers.jsonl", "labels.jsonl"
@@ -94,26 +95,9 @@ class Labelled:
 
 def label(judge: Judge, asked: Sequence[Pair], config: ConstitutionConfig, stage: Stage) -> list[Labelled]:
     """What the judge says of each pair under each of its principles."""
-    heard = hear(judge, [comparison for pair in asked for comparison in pair.comparisons], config, stage)
+    comparisons = [comparison for pair in asked for comparison in pair.comparisons]
+    heard = hear(judge, comparisons, stage, LABELS, bounds(config))
     return [Labelled(pair, tuple(heard[comparison.id] for comparison in pair.comparisons)) for pair in asked]
-
-
-def hear(
-    judge: Judge, comparisons: Sequence[Comparison], config: ConstitutionConfig, stage: Stage, file: str = LABELS
-) -> dict[str, Label | None]:
-    """What the judge says, by the ids of the comparisons, kept in `file` as it comes: what stands there is not asked again."""
-    log = MetricsLog(stage.folder, file)
-    heard = {row["id"]: _read(row) for row in log.whole()}
-    todo = [comparison for comparison in comparisons if comparison.id not in heard]
-    with stage.listening(), stage.progress.steps("AI feedback", len(comparisons)) as bar:
-        bar.advance(len(comparisons) - len(todo))
-        for place, said in labels(judge, todo, bounds(config)):
-            id = todo[place].id
-            heard[id] = said
-            log.append(len(heard), id=id, label=None if said is None else _row(said))
-            bar.advance(1)
-            stage.heed(len(heard), len(comparisons))
-    return heard
 
 
 def bounds(config: ConstitutionConfig) -> tuple[float, float]:
@@ -140,19 +124,3 @@ def preferences(labelled: Sequence[Labelled], temperature: float, model: str) ->
             "model": model,
             "principles": [principle.id for principle in pair.principles],
         }
-
-
-def _row(label: Label) -> dict[str, Any]:
-    return {
-        "first": label.first,
-        "position_bias": label.position_bias,
-        "opinions": [{"first": o.first, "reasoning": o.reasoning, "cost": o.cost} for o in label.opinions],
-    }
-
-
-def _read(row: Mapping[str, Any]) -> Label | None:
-    said = row["label"]
-    if said is None:
-        return None
-    given, swapped = (Opinion(**one) for one in said["opinions"])
-    return Label(said["first"], said["position_bias"], (given, swapped))

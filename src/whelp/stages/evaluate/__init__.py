@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
+from types import MappingProxyType
 from typing import Any
 
 from whelp.config import EvaluateConfig
 from whelp.engines.base import Engine, SamplingParams
 from whelp.maths.stats import bootstrap
-from whelp.runs.files import write_json_atomic
-from whelp.stages.context import Stage, spread
-from whelp.stages.evaluate import findings
+from whelp.runs.files import as_lines, write_json_atomic, write_text_atomic
+from whelp.stages.context import Samples, Stage, spread
+from whelp.stages.evaluate import findings, preferences
 from whelp.stages.evaluate.answers import collect
+from whelp.stages.evaluate.preferences import TO_RANK, Asked
 from whelp.text.chat import Chat, sampled
 from whelp.types import Prompt
 
@@ -28,18 +30,30 @@ def run(
     config: EvaluateConfig,
     stage: Stage,
     judge: Mapping[str, Any] | None,
+    elsewhere: Mapping[str, Samples] = MappingProxyType({}),
+    asked: Sequence[Asked] = (),
 ) -> dict[str, Any]:
-    """Sample every model on `prompts` and on the few that are `shown`; write completions.jsonl and before_after.json.
+    """Sample every model on `prompts` and on the few that are `shown`; write completions.jsonl, before_after.json and, for
+    people, to_rank.jsonl.
 
-    `judge` holds the metrics of the engine's model "judge" (see `stages.trust.measure`), None where there is none.
+    `judge` holds the metrics of the engine's model "judge" (see `stages.trust.measure`), None where there is none. `elsewhere`
+    are models that the engine has not, `asked` those who compare answers in pairs.
     """
     chosen = spread(prompts, config.max_prompts, attrgetter("category"))
-    answers = collect(engine, chat, models, chosen, shown, config, stage, judge is not None)
+    answers = collect(engine, chat, models, chosen, shown, config, stage, judge is not None, elsewhere)
     shown_ids = {prompt.id for prompt in shown}
     held_out = [a for a in answers if a.prompt.id not in shown_ids]
     suites = findings.by_category(held_out, models)
     before_after = [findings.row(prompt, answers, suites, models) for prompt in shown]
     write_json_atomic(stage.folder / "before_after.json", {"models": list(models), "rows": before_after})
+    write_text_atomic(stage.folder / TO_RANK, as_lines(preferences.to_rank(held_out, models, stage.seed)))
+    games = {"checks": preferences.by_check(held_out, models)}
+    if judge is not None:
+        games["judge"] = preferences.by_score(held_out, models)
+    verdicts = []
+    for number, one in enumerate(asked, 1):
+        verdict, games[one.judge.name] = preferences.preferred(one, held_out, models, stage, number)
+        verdicts.append(verdict)
     return {
         "models": list(models),
         "n_prompts": len(chosen),
@@ -49,8 +63,10 @@ def run(
         "suite_differences": findings.suite_differences(held_out, models),
         "lengths": findings.lengths(held_out, models),
         "surface": findings.surface(held_out, models),
-        "kl": kl_to_sft(engine, chat, models, chosen, config, stage.seed),
+        "kl": kl_to_sft(engine, chat, [name for name in models if name not in elsewhere], chosen, config, stage.seed),
         "judge": findings.verdict_of_judge(held_out, models, judge),
+        "preferences": verdicts,
+        "elo": {who: found for who, played in games.items() if (found := preferences.ranking(played, models))},
     }
 
 

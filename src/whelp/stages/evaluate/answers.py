@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from whelp.config import EvaluateConfig
 from whelp.engines.base import Engine, SamplingParams
 from whelp.errors import DataError
 from whelp.runs.metrics import MetricsLog
-from whelp.stages.context import Stage, answers_in_order
+from whelp.stages.context import Samples, Stage, answers_in_order
 from whelp.text.chat import Chat, sampled
 from whelp.types import Prompt
 
@@ -66,6 +66,7 @@ def collect(
     config: EvaluateConfig,
     stage: Stage,
     has_judge: bool,
+    elsewhere: Mapping[str, Samples],
 ) -> list[Answer]:
     """Greedy answers of every model to `shown` and `prompts`, and samples to `prompts` where `config.samples` asks for some.
 
@@ -83,7 +84,8 @@ def collect(
         bar.advance(start)
         for step, (model, mode) in enumerate(steps[start:], start + 1):
             to_answer = [*shown, *prompts] if mode == "greedy" else prompts
-            found = answer(engine, chat, model, to_answer, mode, config, stage.seed, has_judge)
+            source = elsewhere.get(model, engine)
+            found = answer(engine, chat, model, to_answer, mode, config, stage.seed, has_judge, source)
             for one in found:
                 log.append(step, **one.row())
             answers += found
@@ -101,11 +103,12 @@ def answer(
     config: EvaluateConfig,
     seed: int,
     has_judge: bool,
+    source: Samples,
 ) -> list[Answer]:
-    """One greedy answer to each prompt, or `config.samples` drawn; all checked, and judged where there is a judge."""
+    """One greedy answer to each prompt, or `config.samples` drawn from `source`; all checked, and judged if there is a judge."""
     count, temperature = (1, 0.0) if mode == "greedy" else (config.samples, config.temperature)
     params = SamplingParams(count, temperature, config.max_new_tokens, ("evaluate", model, seed))
-    completions = answers_in_order(engine, model, prompts, params)
+    completions = answers_in_order(source, model, prompts, params)
     scores: Iterable[float | None] = [None] * len(completions)
     if has_judge:
         with engine.hold(sampled(chat, completions)) as held:

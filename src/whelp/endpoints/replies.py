@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -20,15 +18,11 @@ from sqlalchemy.dialects import postgresql, sqlite
 from whelp.feedback.database import open_database
 from whelp.feedback.queue import storable
 from whelp.feedback.schema import Reply
-from whelp.judges.asking import LETTERS
 
 Request = Mapping[str, Any]
 """All that decides what is answered, in words of our own: its hash is the key of the reply."""
 MOST_KEYS = 500
 """In one query: SQLite takes no more than 999 values."""
-ROUNDING = 1e-3
-LONGEST_LINE = 80
-LETTER = re.compile(r"[\W_]*(?:(?:the |my )?(?:final )?(?:answer|letter|choice)(?: is)?)?[\W_Ġ]*([AB])[\W_]*", re.I)
 
 
 class Unread(Exception):
@@ -132,63 +126,16 @@ def usage(payload: Any, most_in: int, most_out: int) -> tuple[int, int]:
     return count(("prompt_tokens", "input_tokens"), most_in), count(("completion_tokens", "output_tokens"), most_out)
 
 
-def read(payload: Any, request: Request, is_thoughtful: bool) -> dict[str, Any]:
-    """Of a reply in either protocol: its text, the probability of A (of a vote 0 or 1) and the tokens by which it was found."""
+def content_of(payload: Any) -> tuple[str, bool, Mapping[str, Any]]:
+    """Of a reply in either protocol: its text, whether it was cut off at the limit, and OpenAI's choice that holds it."""
     match payload:
         case {"choices": [{"message": {"content": str(text)}} as chosen, *_]}:
-            is_cut = chosen.get("finish_reason") == "length"
+            return whole_text(text), chosen.get("finish_reason") == "length", chosen
         case {"content": [*blocks]} if texts := [b["text"] for b in blocks if _is_text(b)]:
-            text, is_cut, chosen = "".join(texts), payload.get("stop_reason") == "max_tokens", {}
+            return whole_text("".join(texts)), payload.get("stop_reason") == "max_tokens", {}
         case _:
             raise Unread("the reply holds no text")
-    text = whole_text(text)
-    if request["logprobs"]:
-        top = _likeliest(chosen)
-        return {"text": text, "first": probability(top), "top": top}
-    lines = [line for line in text.splitlines() if line.strip()] or [""]
-    letter = letter_of(lines[-1 if is_thoughtful else 0])
-    if letter is None or (is_thoughtful and is_cut):
-        raise Unread("the reply names no letter")
-    return {"text": text, "first": float(letter == LETTERS[0])}
 
 
 def _is_text(block: Any) -> bool:
     return isinstance(block, dict) and block.get("type") == "text" and isinstance(block.get("text"), str)
-
-
-def _likeliest(chosen: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """What the first token could have been, with log-probabilities. Raises `NoLogprobs` where there are none."""
-    match chosen.get("logprobs"):
-        case {"content": [{"top_logprobs": [_, *_] as top}, *_]}:
-            return [_listed(one) for one in top]
-        case None | {"content": None | [] | [{"top_logprobs": None | []}, *_]}:
-            raise NoLogprobs(is_free=False)
-        case {"content": [{"token": str()} as first, *_]} if "top_logprobs" not in first:
-            raise NoLogprobs(is_free=False)
-        case _:
-            raise Unread("the log-probabilities are of no known form")
-
-
-def _listed(one: Any) -> tuple[str, float]:
-    match one:
-        case {"token": str(token), "logprob": float() | int() as value} if -1e6 < value <= ROUNDING:
-            return whole_text(token), float(value)
-        case _:
-            raise Unread("a log-probability is no number up to 0")
-
-
-def probability(top: Sequence[tuple[str, float]]) -> float:
-    """Of A against B, each in all its spellings; a letter that is not among the likeliest has none."""
-    if math.fsum(math.exp(value) for _, value in top) > 1 + ROUNDING * len(top):
-        raise Unread("the probabilities sum to more than 1")
-    found = [(letter, value) for token, value in top if (letter := letter_of(token)) is not None]
-    if not found:
-        raise Unread("neither letter is among the likeliest tokens")
-    highest = max(value for _, value in found)
-    first, second = (math.fsum(math.exp(v - highest) for letter, v in found if letter == one) for one in LETTERS)
-    return first / (first + second)
-
-
-def letter_of(line: str) -> str | None:
-    found = LETTER.fullmatch(line.strip()) if len(line) <= LONGEST_LINE else None
-    return found[1].upper() if found else None

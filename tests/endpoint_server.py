@@ -102,7 +102,7 @@ NO_SENSE = {
 
 
 class Endpoint:
-    """`say(name, number)`: the answer when "question <name>" is asked for the so-manieth time, from 0."""
+    """`say(name, number)`: the answer when "question <name>", or all that is said last, is asked for the so-manieth time."""
 
     def __init__(self, say: Callable[[str, int], Answer]):
         self.say = say
@@ -118,15 +118,16 @@ class Endpoint:
 
     def heard(self, handler: http.server.BaseHTTPRequestHandler) -> Answer:
         body = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
-        found = re.search(r"question (\w+)", body["messages"][0]["content"])
-        assert found
+        said = body["messages"][-1]["content"]
+        found = re.search(r"question (\w+)", said)
+        name = found[1] if found else said
         with self.lock:
-            number = self.asked[found[1]]
-            self.asked[found[1]] += 1
+            number = self.asked[name]
+            self.asked[name] += 1
             self.bodies.append(body)
             self.headers.append(dict(handler.headers))
             self.paths.append(handler.path)
-        return self.say(found[1], number)
+        return self.say(name, number)
 
     @contextmanager
     def under_way(self) -> Iterator[None]:
