@@ -83,6 +83,17 @@ class ChatSession:
                 del self.messages[:2]
 
 
+class SideBySide:
+    """Conversations with several models, who hear the same and each remember what they said themselves."""
+
+    def __init__(self, models: Mapping[str, str], params: SamplingParams = CHATTING, system_prompt: str | None = None):
+        self.sessions = {name: ChatSession(model, params, system_prompt) for name, model in models.items()}
+
+    def reply(self, text: str) -> Iterator[tuple[str, str]]:
+        """(name, piece of its next turn). Raises as `ChatSession.reply` does."""
+        return in_turns({name: session.reply(text) for name, session in self.sessions.items()})
+
+
 class Panel:
     """Several models that answer the same."""
 
@@ -97,15 +108,20 @@ class Panel:
     def answers(
         self, messages: Sequence[Message], names: Sequence[str], key: Sequence[int | str]
     ) -> Iterator[tuple[str, str]]:
-        """(name, piece of its answer), the models taking turns until all have ended."""
-        speaking = {name: self.speakers[name].answer(messages, key) for name in names}
-        while speaking:
-            for name, answer in list(speaking.items()):
-                piece = next(answer, None)
-                if piece is None:
-                    del speaking[name]
-                else:
-                    yield name, piece
+        """(name, piece of its answer)."""
+        return in_turns({name: self.speakers[name].answer(messages, key) for name in names})
+
+
+def in_turns(answers: Mapping[str, Iterator[str]]) -> Iterator[tuple[str, str]]:
+    """(name, piece of its answer), taking turns until all have ended."""
+    speaking = dict(answers)
+    while speaking:
+        for name, answer in list(speaking.items()):
+            piece = next(answer, None)
+            if piece is None:
+                del speaking[name]
+            else:
+                yield name, piece
 
 
 def _prompt(messages: Sequence[Message]) -> Prompt:

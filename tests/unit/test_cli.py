@@ -17,9 +17,8 @@ from typer.testing import CliRunner
 
 import whelp
 from whelp.cli import app
-from whelp.cli.base import resume_command
+from whelp.cli.base import name_models, resume_command
 from whelp.cli.doctor import available_memory_mb
-from whelp.cli.evaluate import name_models
 from whelp.config import Recipe
 from whelp.errors import ConfigError, Interrupted, RunError, TrainingError
 from whelp.recipes import load_recipe
@@ -104,8 +103,8 @@ class FakePipeline(ModuleType):
     def run(self, recipe, argv, resume, progress, allow_code):
         return self._called("run", recipe=recipe, argv=argv, resume=resume, allow_code=allow_code)
 
-    def evaluate_models(self, recipe, models, judge, argv, resume, progress):
-        return self._called("evaluate_models", recipe=recipe, models=models, judge=judge, argv=argv, resume=resume)
+    def evaluate_models(self, recipe, models, argv, resume, progress):
+        return self._called("evaluate_models", recipe=recipe, models=models, argv=argv, resume=resume)
 
     def plan(self, recipe, progress, allow_code=False):
         self._called("plan", recipe=recipe)
@@ -146,7 +145,14 @@ def loud_chat(monkeypatch) -> None:
         def reply(self, text):
             yield from (text[:2].upper(), text[2:].upper())
 
-    module.ChatSession = ChatSession
+    class SideBySide:
+        def __init__(self, models, params, system_prompt):
+            self.sessions = models
+
+        def reply(self, text):
+            yield from ((name, f"{name} {part}") for part in (text.upper(), "\x1b[2J!") for name in self.sessions)
+
+    module.ChatSession, module.SideBySide = ChatSession, SideBySide
     monkeypatch.setitem(sys.modules, "whelp.conversation", module)
 
 
@@ -308,12 +314,15 @@ class TestStages:
         data("p.jsonl", {"prompt": "Hi?"})
         call("evaluate", "--model", "out/ppo", "--model", "first=out/sft", "--prompts", "p.jsonl", "--judge", "j")
         ((what, given),) = pipeline.calls
-        assert (what, given["judge"]) == ("evaluate_models", "j")
+        assert (what, given["recipe"].evaluate.judges) == ("evaluate_models", ("j",))
         assert given["models"] == {"ppo": "out/ppo", "first": "out/sft"}
         assert given["recipe"].evaluate.prompts == "p.jsonl"
         assert given["resume"] is False
         call("evaluate", "--model", "out/ppo", "--resume")
         assert pipeline.calls[-1][1]["resume"] is True
+        judges = ["openai:gpt-4o", "http://127.0.0.1:1/v1#a: b", "db:mine, too"]
+        call("evaluate", "--model", "out/ppo", *(part for one in judges for part in ("--judge", one)))
+        assert pipeline.calls[-1][1]["recipe"].evaluate.judges == tuple(judges)
 
     def test_models_get_names_that_tell_them_apart(self):
         assert name_models(["a/ppo", "b/ppo/", "org/m", "s"]) == {
@@ -324,6 +333,10 @@ class TestStages:
         }
         with pytest.raises(ConfigError, match="two models are called 'm'"):
             name_models(["m", "m=other"])
+        behind = ["openai:gpt-4o", "http://127.0.0.1:8000/v1#org/tiny", "mine=https://a.example/v1#x"]
+        assert list(name_models(behind)) == ["gpt-4o", "tiny", "mine"]
+        with pytest.raises(ConfigError, match="names no model; expected openai:MODEL"):
+            name_models(["http://127.0.0.1:8000/v1"])
 
 
 class TestLooking:
@@ -359,6 +372,18 @@ class TestLooking:
     @pytest.mark.parametrize("typed", ["hello\nbye\n", "hello\nbye\n\nnot read\n"])
     def test_chat_ends_at_the_end_and_at_an_empty_line(self, loud_chat, typed):
         assert call("chat", "--model", "m", input=typed).stdout == "HELLO\n\nBYE\n\n"
+
+    def test_chat_with_several_models(self, loud_chat, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        assert "there is no run in runs/assistant" in call("chat", "--compare", code=2).stderr
+        shown = call("chat", "--compare", "--model", "first=a", "--model", "b", input="hi\n").stdout
+        assert shown == "first: first HIfirst [2J!\n\nb: b HIb [2J!\n\n"
+        assert "add --compare" in call("chat", "--model", "a", "--model", "b", code=2).stderr
+        Path("runs/mine/sft").mkdir(parents=True)
+        Path("runs/mine/manifest.json").write_text('{"recipe": {"model": "m"}}')
+        assert call("chat", "--compare", "--model", "runs/mine", input="hi\n").stdout.startswith("base: base HI")
+        Path("runs/mine/sft").rmdir()
+        assert "there is only base" in call("chat", "--compare", "--model", "runs/mine", code=2).stderr
 
     def test_chat_takes_what_is_no_utf_8(self, loud_chat):
         assert call("chat", "--model", "m", input=b"caf\xe9\n").stdout == "CAF\ufffd\n\n"
@@ -405,7 +430,9 @@ class TestErrors:
 
 class TestPrepare:
     def test_validate_says_what_a_good_recipe_does(self, pipeline):
-        assert call("validate").stdout.startswith("ok: sft, reward, ppo, evaluate, audit, report on smollm2-135m-instruct")
+        assert call("validate").stdout.startswith(
+            "ok: sft, reward, ppo, evaluate, audit, report on smollm2-135m-instruct"
+        )
         assert call("validate", "smoke", "ppo.kl-coef=1").exit_code == 0
 
     def test_validate_names_all_mistakes(self, pipeline):
