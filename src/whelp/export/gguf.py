@@ -21,7 +21,7 @@ from whelp.engines.devices import Compute
 from whelp.errors import ConfigError, ModelError
 from whelp.export.lineage import lineage
 from whelp.export.ollama import modelfile
-from whelp.models.gguf import LAYER_NAMES, OUTER_NAMES
+from whelp.models.gguf import LLAMA_NAMES, OUTER_NAMES
 from whelp.models.loading import load_tokenizer, load_whole
 from whelp.runs.files import new_folder
 from whelp.text.chat import end_ids
@@ -35,7 +35,7 @@ KINDS = {
     "q8_0": (Kind.Q8_0, LlamaFileType.MOSTLY_Q8_0),
 }
 OUTER = {ours: theirs for theirs, ours in OUTER_NAMES.items()}
-INNER = {ours: theirs for theirs, ours in LAYER_NAMES.items()}
+INNER = {ours: theirs for theirs, ours in LLAMA_NAMES.items()}
 BLOCK = 32
 """Numbers of a row that share a scale in Q8_0."""
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}
