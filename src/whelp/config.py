@@ -196,6 +196,11 @@ class PPOConfig(Section):
         description="when the answers grow long, repeat, flatter or sound sure beside the first batch's: say it; double kl_coef; "
         "go back to the last good checkpoint and double it; or go back and stop",
     )
+    second_opinion: str | None = Field(
+        None,
+        description="a reward model that teaches nothing here (judge: the run's own; or a folder or hub id): of all "
+        "checkpoints the one is kept whose answers it likes best; empty: the last",
+    )
     max_grad_norm: Rate = Field(1.0, description="norm to which gradients are clipped")
     save_steps: PositiveInt = Field(5, description="iterations between checkpoints")
     save_total_limit: PositiveInt = Field(1, description="checkpoints kept")

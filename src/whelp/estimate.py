@@ -297,7 +297,8 @@ def _ppo(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[fl
     config = recipe.ppo
     prompts = config.total_episodes / config.num_generations
     decode, response, tokens = _answers(recipe, prompts, config.num_generations, size, speed)
-    scoring = (2 * size.trunk + 4 * 2 * size.branch) * tokens + 2 * 2 * size.head * response
+    roles = 4 if config.second_opinion is None else 5
+    scoring = (2 * size.trunk + roles * 2 * size.branch) * tokens + 2 * 2 * size.head * response
     if config.shaping == "preference":  # an answer of the SFT model to each prompt
         more, _, reference = _answers(recipe, prompts, 1, size, speed)
         decode, scoring = decode + more, scoring + 2 * (size.trunk + size.branch) * reference

@@ -177,5 +177,5 @@ def _asked(place: Workplace, stack: ExitStack) -> list[Asked]:
             known = known_pairs(place.rankings.held_out, [PRINCIPLE], place.recipe.seed, config.trust_pairs)
             found.append(Asked(judge, known))
         elif is_people(source):
-            found.append(Asked(PeopleJudge(read_rankings(source).records, source), ()))
+            found.append(Asked(PeopleJudge(read_rankings(source).records, source), None))
     return found

@@ -15,9 +15,10 @@ from whelp.config import Recipe
 from whelp.job import Job, code_inputs, data_input, file_input, rankings_inputs, settings, sft_inputs
 from whelp.models.sources import resolve
 from whelp.runs.manifest import fingerprint_parts
-from whelp.scorers import critic, scorer, where_trusted
+from whelp.scorers import critic, opinion_folder, scorer, second_opinion, where_trusted
 from whelp.splits import has_judge, split_demonstrations
 from whelp.stages import dpo, on_policy, ppo
+from whelp.stages.best import FOLDER
 from whelp.text.formats import with_one_id
 from whelp.training import export, optimizer, ppo_optimizer, say_notes, tell_truncated, train_reward_model, train_sft
 from whelp.workplace import REVISED, Input, Workplace
@@ -107,6 +108,8 @@ def ppo_inputs(place: Workplace) -> dict[str, Input]:
     if "model" in config.rewards:
         inputs["reward"] = place.model_input(place.reward_model)
     inputs |= code_inputs(config.rewards)
+    if config.second_opinion is not None:
+        inputs["second_opinion"] = place.model_input(opinion_folder(place))
     if config.ptx_coef:
         inputs["demonstrations"] = data_input(place.demonstrations)
     return inputs
@@ -126,7 +129,8 @@ def ppo_work(place: Workplace) -> dict[str, Any]:
         engine.add("value", critic(place, engine, ppo_optimizer(config)))
     demonstrations = place.demonstrations.records if config.ptx_coef else ()
     prompts = where_trusted(place, place.prompts.records)
-    result = ppo.train(engine, engine.chat, prompts, score, config, place.stage(place.named("ppo")), demonstrations)
+    stage, opinion = place.stage(place.named("ppo")), second_opinion(place, engine)
+    result = ppo.train(engine, engine.chat, prompts, score, config, stage, demonstrations, opinion)
     if line := on_policy.told(result["on_policy"]):
         place.progress.say(line)
     export(place, engine, "policy", place.named("ppo"))
@@ -263,5 +267,5 @@ def jobs_of(recipe: Recipe) -> list[Job]:
 
 def clear_checkpoints(folder: Path) -> None:
     """A finished stage has its model; the optimizer's state is no longer of use."""
-    for checkpoint in folder.glob("checkpoint-*"):
+    for checkpoint in (*folder.glob("checkpoint-*"), *folder.glob(FOLDER)):
         shutil.rmtree(checkpoint)

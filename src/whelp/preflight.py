@@ -55,7 +55,15 @@ def refuse_unmade(place: Workplace) -> None:
     recipe = place.recipe
     named = {"ppo.reward": recipe.ppo.reward_model, "rounds.label": recipe.rounds.label_model}
     models = [named[setting] for setting, rewards in scored_by(recipe).items() if "model" in rewards]
-    for model in filter(None, [*models, evaluation.reward_judge(recipe)]):
+    opinion = recipe.ppo.second_opinion if "ppo" in recipe.stages else None
+    if opinion == "judge":
+        if not has_judge(recipe) and not read_json(place.run.stage_dir("judge") / DONE):
+            raise ConfigError(
+                "ppo.second_opinion is judge, and this run has none: it is trained where a reward model or DPO leaves it "
+                "rankings (evaluate.judge). Name a reward model's folder instead."
+            )
+        opinion = None
+    for model in filter(None, [*models, evaluation.reward_judge(recipe), opinion]):
         refuse_language_model(resolve(model, place.progress.say))
     if "audit" in recipe.stages:
         models.append(recipe.audit.reward_model or recipe.ppo.reward_model)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
 from whelp.engines.local import LocalEngine
-from whelp.errors import ModelError, TrainingError
+from whelp.errors import ConfigError, ModelError, TrainingError
 from whelp.maths.stats import clusters_of
 from whelp.models.export import POSTERIOR
 from whelp.models.loading import context_of, has_vocabulary, load_classifier
@@ -44,6 +44,25 @@ def scorer(place: Workplace, engine: LocalEngine) -> Reward:
         params = SamplingParams(1, ppo.temperature, ppo.response_length, ("reference", place.recipe.seed))
         learned = AgainstReference(learned, gain, engine, engine.chat, params)
     return _sum(weights, learned)
+
+
+def second_opinion(place: Workplace, engine: LocalEngine) -> Reward | None:
+    """Who is heard of every answer and teaches nothing. Raises `ConfigError` where that is the reward model itself."""
+    if place.recipe.ppo.second_opinion is None:
+        return None
+    folder = opinion_folder(place)
+    if "model" in place.recipe.ppo.rewards and folder.resolve() == place.reward_model.resolve():
+        raise ConfigError(
+            f"ppo.second_opinion is {folder}, the reward model itself; expected one that learned from others."
+        )
+    reward, _ = _learned(place, engine, folder, "second-opinion")
+    return reward
+
+
+def opinion_folder(place: Workplace) -> Path:
+    """The run's own judge, or the model that is named."""
+    named = str(place.recipe.ppo.second_opinion)
+    return place.run.stage_dir("judge") if named == "judge" else resolve(named, place.progress.say)
 
 
 def labeller(place: Workplace, engine: LocalEngine) -> Reward:

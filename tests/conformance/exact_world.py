@@ -21,6 +21,7 @@ from whelp.engines.base import Held, ModelSpec, OptimizerSpec
 from whelp.engines.devices import Compute
 from whelp.engines.local import LocalEngine
 from whelp.progress import SilentProgress
+from whelp.rewards.base import Reward
 from whelp.stages import ppo
 from whelp.stages.context import Stage
 from whelp.text.chat import CHATML, Chat
@@ -138,6 +139,7 @@ def train(
     seed: int,
     look: Look | None = None,
     reference: Path | None = None,
+    second_opinion: Reward | None = None,
     **recipe: object,
 ) -> LocalEngine:
     """PPO by `stages/ppo.py` on `engines/local.py`; `recipe` changes settings of PPO. The leash is tied to the model that it
@@ -156,7 +158,8 @@ def train(
         return world.reward(completions, held)
 
     config = PPOConfig.model_validate(RECIPE | {"kl_coef": world.kl_coef} | recipe)
-    ppo.train(engine, chat, PROMPTS, reward, config, Stage(where, SilentProgress(), seed, config.save_steps))
+    stage = Stage(where, SilentProgress(), seed, config.save_steps)
+    ppo.train(engine, chat, PROMPTS, reward, config, stage, second_opinion=second_opinion)
     return engine
 
 

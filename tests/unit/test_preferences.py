@@ -111,9 +111,9 @@ def test_what_cannot_be_read_is_counted_and_left_out(stage: Stage) -> None:
     answers = [answer("sft", str(i), "short") for i in range(4)] + [
         answer("rlhf", str(i), f"?{i} long") for i in range(4)
     ]
-    found, games = preferred(Asked(Longest(silent="?1"), ()), answers, ["sft", "rlhf"], stage, 1)
+    found, games = preferred(Asked(Longest(silent="?1"), None), answers, ["sft", "rlhf"], stage, 1)
     assert (found["versus"]["rlhf over sft"]["unread"], len(games)) == (1, 3)
-    found, games = preferred(Asked(Longest(silent="?"), ()), answers, ["sft", "rlhf"], stage, 2)
+    found, games = preferred(Asked(Longest(silent="?"), None), answers, ["sft", "rlhf"], stage, 2)
     assert (found["versus"]["rlhf over sft"]["unread"], found["versus"]["rlhf over sft"]["win_rate"], games) == (
         4,
         None,

@@ -23,6 +23,7 @@ from whelp.monitors.hacks import SIGNS
 from whelp.rewards.base import Reward
 from whelp.runs.metrics import MetricsLog
 from whelp.stages import on_policy, sft
+from whelp.stages.best import Best
 from whelp.stages.context import Stage, answers_in_order, shuffled, warmup_then_linear
 from whelp.stages.guard import Guard
 from whelp.text.chat import Chat, sampled
@@ -47,6 +48,8 @@ class Rollout:
     """What the reward says."""
     scores: Float[Tensor, "B"]
     """What is learned from: `rewards` normalised and clipped, less the penalty of answers that were cut off."""
+    opinions: Float[Tensor, "B"] | None = None
+    """What somebody says from whom nothing is learned."""
 
     @property
     def kl(self) -> Float[Tensor, "B"]:
@@ -67,11 +70,12 @@ def train(
     config: PPOConfig,
     stage: Stage,
     demonstrations: Sequence[Demonstration] = (),
+    second_opinion: Reward | None = None,
 ) -> dict[str, Any]:
     """Train the engine's "policy" against `reward`, leashed to "reference"; returns the stage's metrics.
 
     The engine's "value" learns beside it where `config.advantage` is gae. `demonstrations` are mixed in where
-    `config.ptx_coef` > 0.
+    `config.ptx_coef` > 0. A `second_opinion` is heard of every answer, and the policy is kept that it likes best.
     """
     iterations = config.total_episodes // config.batch_size
     if left := config.total_episodes % config.batch_size:
@@ -85,6 +89,7 @@ def train(
     leash.kl_coef = state.get("kl_coef", leash.kl_coef)
     moments = RunningMoments(**state.get("moments", {}))
     guard = Guard.begin(config, stage, engine, start, state)
+    best = Best.begin(stage, state)
     with ExitStack() as stack:
         ptx = stack.enter_context(engine.hold(sft.render(chat, demonstrations)[0])) if config.ptx_coef else None
         stack.enter_context(stage.listening())
@@ -94,7 +99,7 @@ def train(
             batch, copies = batch_of_prompts(prompts, config.batch_size, step, stage.seed, config.num_generations)
             completions = sample(engine, batch, copies, config, (stage.seed, step))
             with engine.hold(sampled(chat, completions)) as held, stage.step(step, [p.id for p in batch]):
-                rollout = score(engine, completions, held, reward, config, moments)
+                rollout = score(engine, completions, held, reward, config, moments, second_opinion)
                 what_next = guard.heed(engine, leash, step, rollout)
                 if what_next == "learn":
                     metrics = learn(engine, rollout, leash.kl_coef, config, step, iterations, stage.seed, ptx)
@@ -106,13 +111,19 @@ def train(
             if "checker" not in config.rewards:
                 for row in on_policy.order(completions, rollout.rewards):
                     own_answers.append(step, **row)
-            stage.end_step(engine, step, iterations, kl_coef=leash.kl_coef, moments=asdict(moments), **guard.state)
+            if rollout.opinions is not None:
+                best.observe(rollout.opinions, step, step % config.save_steps == 0 or step == iterations)
+            kept = {"kl_coef": leash.kl_coef, "moments": asdict(moments), "best": best.state}
+            stage.end_step(engine, step, iterations, **kept, **guard.state)
+            best.keep()
             bar.advance(
                 1, score=metrics["objective/scores"], kl=metrics["objective/kl"], length=metrics["response_length"]
             )
             if what_next == "stop":
                 break
-    return _result(stage, guard, own_answers, config)
+    if best.step:
+        best.restore(engine)
+    return _result(stage, guard, own_answers, config) | ({"kept": best.step} if best.step else {})
 
 
 def learn(
@@ -180,6 +191,7 @@ def score(
     reward: Reward,
     config: PPOConfig,
     moments: RunningMoments,
+    second_opinion: Reward | None = None,
 ) -> Rollout:
     """Log-probabilities under policy and reference, values, and scores of the sampled answers, which go into `moments`.
 
@@ -202,6 +214,7 @@ def score(
         engine.values("value", held) if config.advantage == "gae" else None,
         rewards,
         scores,
+        None if second_opinion is None else second_opinion(completions, held),
     )
 
 
@@ -264,7 +277,9 @@ def rollout_metrics(rollout: Rollout, kl_coef: float) -> Metrics:
     rewards = shaped_rewards(rollout.scores, rollout.logprobs, rollout.ref_logprobs, mask, kl_coef)
     lengths = mask.sum(1).float()
     sampled = torch.tensor([p for c in rollout.completions for p in c.logprobs])
+    opinions = {} if rollout.opinions is None else {"objective/second_opinion": float(rollout.opinions.mean())}
     return {
+        **opinions,
         "objective/kl": float(rollout.kl.mean()),
         "objective/scores": float(rollout.scores.mean()),
         "objective/scores_std": float(rollout.scores.std(correction=0)),

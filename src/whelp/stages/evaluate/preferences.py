@@ -35,10 +35,10 @@ TO_RANK = "to_rank.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Who compares, and the pairs that people ranked on which it is measured first: none where these are people."""
+    """Who compares, and the pairs that people ranked on which it is measured first: None where these are people."""
 
     judge: Judge
-    known: Sequence[Known]
+    known: Sequence[Known] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ def preferred(
 ) -> tuple[dict[str, Any], list[Game]]:
     """What one judge says of the greedy answers of models that are compared, and each pair's outcome. It is asked both ways
     round, and a preference that turns with the order is a tie; so are answers that are alike, of which nobody is asked."""
-    found: dict[str, Any] = {"judge": asked.judge.name, "people": not asked.known}
-    if asked.known:
+    found: dict[str, Any] = {"judge": asked.judge.name, "people": asked.known is None}
+    if asked.known is not None:
         known = [one.comparison for one in asked.known]
         heard = hear(asked.judge, known, stage, f"known-{number}.jsonl", what="measuring the judge")
         measured = trust.measure(asked.known, heard)
