@@ -158,8 +158,23 @@ def _entry(name: str, thing: Any) -> str:
     return "\n\n".join(lines)
 
 
+class _Plain(str):
+    """An annotation that is shown without quotes."""
+
+    __repr__ = str.__str__
+
+
 def _signature(function: Any) -> str:
-    return str(inspect.signature(function)).replace("'", "")
+    found = inspect.signature(function)
+    parameters = [
+        one.replace(annotation=_Plain(one.annotation)) if isinstance(one.annotation, str) else one
+        for one in found.parameters.values()
+        if one.name != "self"
+    ]
+    result = _Plain(found.return_annotation) if isinstance(found.return_annotation, str) else found.return_annotation
+    if inspect.isclass(function):
+        result = inspect.Signature.empty
+    return str(found.replace(parameters=parameters, return_annotation=result))
 
 
 def _table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
