@@ -53,7 +53,9 @@ def test_every_command_in_the_docs_is_one(page: Path, line: str):
         command = command.commands[name]
     context = command.context_class(command, token_normalize_func=lambda token: token.replace("-", "_"))
     command.make_parser(context).parse_args(list(arguments))
-    keys = [key for key, equals, _ in (one.partition("=") for one in arguments) if equals and re.fullmatch(r"[a-z_.]+", key)]
+    keys = [
+        key for key, equals, _ in (one.partition("=") for one in arguments) if equals and re.fullmatch(r"[a-z_.]+", key)
+    ]
     if "--model" not in arguments:
         assert {key.replace("-", "_") for key in keys} <= set(settings())
 

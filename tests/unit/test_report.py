@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import ast
+import base64
+import hashlib
+import html
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from report_helpers import Page, page_of, write_round, write_run
 
 import whelp.report
+from report_helpers import Page, page_of, write_round, write_run
 from whelp.report import write_report
 from whelp.report.collect import collect
 
@@ -22,7 +26,11 @@ def test_a_complete_run_makes_a_page_that_stands_alone(run: Path) -> None:
     path = write_report(run)
     page = Page(path.read_text(encoding="utf-8"))
     assert path == run / "report.html" and page.open == []
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "base", "form"}
+    assert not page.tags & {"link", "img", "iframe", "object", "base", "form"}
+    text = path.read_text(encoding="utf-8")
+    [script] = re.findall(r"<script>(.*?)</script>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in html.unescape(text), "no other script may run"
     assert not [name for name in page.attributes if name.startswith("on") or name == "srcset"]
     assert "://" not in path.read_text(encoding="utf-8") and "@import" not in path.read_text(encoding="utf-8")
     assert len(page.ids) == len(set(page.ids))

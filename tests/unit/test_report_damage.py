@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from report_helpers import SUITES, change_json, completions, page_of, put, put_lines, rate
 
+from report_helpers import SUITES, change_json, completions, page_of, put, put_lines, rate
 from whelp.errors import RunError
 from whelp.report import before_after, write_report
 from whelp.report.collect import RunData, collect
@@ -106,7 +106,8 @@ def test_a_hostile_answer_stays_text(run: Path) -> None:
     change_json(run / "evaluate/metrics.json", suites={category: suites["self"]})
     change_json(run / "reward/metrics.json", verdict=hostile, by_category={category: {"accuracy": rate(0.5)}})
     page = page_of(run)
-    assert page.open == [] and not page.tags & {"script", "img"}
+    assert page.open == [] and not page.tags & {"img"}
+    assert (run / "report.html").read_text(encoding="utf-8").count("<script") == 1, "that of the search"
     assert not [name for name in page.attributes if name.startswith("on")]
     assert "<script>alert(1)</script>" in page.text and "{{ 7*7 }}" in page.text and "␀␛[31m" in page.text
     assert len(page.ids) == len(set(page.ids))

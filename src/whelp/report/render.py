@@ -1,7 +1,9 @@
-"""The page: one HTML file that needs neither network nor script."""
+"""The page: one HTML file that needs no network, and a script for nothing but searching the answers."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +20,7 @@ from whelp.report import plots, words
 from whelp.report.artifacts import Interval, Json, number, table
 from whelp.report.collect import OPTIONAL, Preferences, RunData, Stage, collect
 from whelp.report.plots import Line, from_log
-from whelp.report.samples import Group, changes, fit, group, shorten
+from whelp.report.samples import Group, changes, fit, group, shorten, standing
 from whelp.runs.files import write_text_atomic
 from whelp.runs.manifest import REPORT, kind_of
 
@@ -74,10 +76,17 @@ def render(data: RunData) -> str:
 def _context(data: RunData, groups: Sequence[Group]) -> dict[str, Any]:
     after = words.trained(data)
     changed = changes(groups, "sft", after)
-    css = resources.files("whelp.report").joinpath("report.css").read_text(encoding="utf-8")
+    css, script = (
+        resources.files("whelp.report").joinpath(name).read_text(encoding="utf-8")
+        for name in ("report.css", "search.js")
+    )
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
     return {
         "data": data,
         "css": Markup(css),
+        "script": Markup(script),
+        "script_hash": f"sha256-{base64.b64encode(digest).decode('ascii')}",
+        "standing": {each.id: standing(each, changed, after) for each in groups},
         "conclusion": words.conclude(data),
         "trained": after,
         "boxes": _pipeline(data),
