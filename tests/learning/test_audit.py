@@ -90,6 +90,7 @@ def test_the_reward_of_the_policys_answers_is_the_reward_models(audited: Recipe)
     assert result_of(audited)["policy"]["reward"]["gain"]["mean"] == pytest.approx(gain, abs=1e-3)
 
 
+@pytest.mark.proof
 def test_the_command_audits_a_run_by_its_own_recipe(audited: Recipe, cases: Path) -> None:
     run(only(audited, "sft", "reward", "ppo", "evaluate"))
     asked = ["audit", "--output_dir", audited.output_dir, "--cases", str(cases), "audit.max_cases=4"]

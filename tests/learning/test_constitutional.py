@@ -211,6 +211,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
+@pytest.mark.proof
 def test_a_judge_behind_an_address_costs_nothing_again(
     constitutional: Recipe, address: str, tmp_path, monkeypatch
 ) -> None:

@@ -82,6 +82,7 @@ def test_dpo_learns_from_the_rankings_alone_and_is_judged_by_the_other_half(reci
     assert "DPO" in summary.report.read_text()
 
 
+@pytest.mark.proof
 def test_dpo_runs_again_where_its_split_changes_and_stands_beside_ppo(recipe: Recipe) -> None:
     alone = changed(recipe, "evaluate", judge=False).model_copy(update={"stages": ("sft", "dpo")})
     run(alone)

@@ -156,6 +156,7 @@ def test_smoothing_makes_less_sure_and_centring_holds_the_scores_at_zero(
     assert distances["centred"] < distances["plain"]
 
 
+@pytest.mark.proof
 def test_a_ranking_without_weight_teaches_next_to_nothing(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:
@@ -252,6 +253,7 @@ def test_only_what_the_steps_need_is_read_and_the_baselines_learn_from_it_too(
     assert result["train_rankings"] == result["train_prompts"] == 8
 
 
+@pytest.mark.proof
 def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path
 ) -> None:

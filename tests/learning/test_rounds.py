@@ -58,6 +58,7 @@ def test_two_rounds(online: Recipe) -> None:
     assert {name for name, state in more.items() if state == "ran"} == {"label-3", "reward-3", "ppo-3", "evaluate"}
 
 
+@pytest.mark.proof
 def test_ranks_are_those_of_the_label_and_a_model_agrees_with_itself(online: Recipe) -> None:
     """Labelled by the very reward model that is asked."""
     alone = changed(online, "rounds", n=0).model_copy(update={"stages": ("sft", "reward", "ppo")})
