@@ -147,7 +147,7 @@ def plot(records: Sequence[dict[str, Any]]) -> None:
     matplotlib.rcParams["svg.hashsalt"] = "whelp"
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
     grid: Any = figure.subplots(2, len(SERIES), sharex="col")
     for column, name in enumerate(SERIES):
         for axes, key, scale, label in (
@@ -158,10 +158,18 @@ def plot(records: Sequence[dict[str, Any]]) -> None:
                 points = one["series"].get(name, [])
                 x, y = [p["x"] for p in points], [p[key] / scale for p in points]
                 axes.plot(x, y, "o-", markersize=3, linewidth=1.2, label=one["machine"])
+                if key == "seconds":  # twice the time for twice the work
+                    axes.plot(
+                        x, [y[0] * one / x[0] for one in x], ":", color="#8c959f", linewidth=1, label="in proportion"
+                    )
             axes.set_xscale("log", base=2)
-            axes.set_xticks(SERIES[name], [str(x) for x in SERIES[name]])
+            axes.set_xticks(SERIES[name], [str(x) for x in SERIES[name]], fontsize=7)
             axes.minorticks_off()
-            axes.set_ylim(bottom=0)
+            if key == "seconds":
+                axes.set_yscale("log", base=2)
+                axes.yaxis.set_major_formatter("{x:g}")
+            else:
+                axes.set_ylim(bottom=0, top=1.05 * axes.get_ylim()[1])
             axes.spines[["top", "right"]].set_visible(False)
             if column == 0:
                 axes.set_ylabel(label)

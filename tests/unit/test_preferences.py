@@ -89,6 +89,7 @@ def test_a_judge_that_is_right_is_counted(stage: Stage) -> None:
     versus = found["versus"]["rlhf over sft"]
     assert (versus["won"], versus["tied"], versus["lost"], versus["unread"]) == (20, 4, 6, 0)
     assert versus["win_rate"]["mean"] == pytest.approx(22 / 30)
+    assert 0.5 < versus["win_rate"]["low"] < versus["win_rate"]["high"] < 1
     assert versus["flips"]["mean"] == 0.0
     assert sum(game.won for game in games) == 22.0
     assert len(judge.asked) == 2 * (40 + 26), "nobody is asked of answers that are alike"
@@ -103,7 +104,8 @@ def test_a_judge_that_always_says_a_is_not_counted_and_decides_nothing(stage: St
     assert found["counted"] is False
     assert found["verdict"].startswith("UNTRUSTED")
     assert found["versus"]["rlhf over sft"]["tied"] == 20
-    assert found["versus"]["rlhf over sft"]["flips"]["mean"] == 1.0
+    flips = found["versus"]["rlhf over sft"]["flips"]
+    assert (flips["mean"], flips["high"]) == (1.0, 1.0) and flips["low"] < 0.9, "twenty are not all there are"
     assert {game.won for game in games} == {0.5}
 
 

@@ -14,7 +14,7 @@ from whelp.judges import trust
 from whelp.judges.base import Comparison, Judge, Label
 from whelp.judges.trust import Known
 from whelp.maths.ranking import bradley_terry, elo
-from whelp.maths.stats import bootstrap, clusters_of, length_controlled_win_rate
+from whelp.maths.stats import clustered_wilson, clusters_of, length_controlled_win_rate
 from whelp.stages.context import Stage
 from whelp.stages.evaluate.answers import Answer, aligned
 from whelp.stages.evaluate.findings import comparisons, pick
@@ -105,15 +105,16 @@ def outcome(label: Label) -> float:
 def _summary(games: Sequence[Game], said: Sequence[Label], unread: int) -> dict[str, Any]:
     won = torch.tensor([one.won for one in games], dtype=torch.float64)
     longer = torch.tensor([one.longer for one in games], dtype=torch.float64)
+    prompts = clusters_of([one.prompt for one in games])
     flips = torch.tensor([float(outcome(label) == 0.5) for label in said], dtype=torch.float64)
     return {
-        "win_rate": bootstrap(won).as_dict() if games else None,
+        "win_rate": clustered_wilson(won, prompts).as_dict() if games else None,
         "length_controlled": length_controlled_win_rate(won, longer).as_dict() if games else None,
         "won": sum(one.won == 1 for one in games),
         "tied": sum(one.won == 0.5 for one in games),
         "lost": sum(one.won == 0 for one in games),
         "unread": unread,
-        "flips": bootstrap(flips).as_dict() if said else None,
+        "flips": clustered_wilson(flips, torch.arange(len(flips))).as_dict() if said else None,
     }
 
 
