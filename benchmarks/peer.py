@@ -167,7 +167,7 @@ def whelp_kl_cosine(folder: Path, start: Path, seed: int, out: Path) -> float:
         weights.clip = note
 
     nothing = World(torch.zeros(len(PROMPTS), len(ANSWERS)), 1.0)
-    train(start, chat, COMPUTE, out, nothing, seed, watch, folder, **ONE_STEP)
+    train(start, chat, COMPUTE, out, nothing, seed, watch, folder, **ONE_STEP)  # pyright: ignore[reportArgumentType]
     return cosine(found, exact)
 
 

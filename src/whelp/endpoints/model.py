@@ -33,7 +33,7 @@ class EndpointModel:
 
         def known(place: int) -> Kept | None:
             found = self.endpoint.kept([requests[place]])
-            return found and found[0]
+            return found[0] if found else None
 
         def ask(line: Line, place: int) -> Kept:
             return line.answer(requests[place], _read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -45,7 +46,8 @@ class LocalModel:
     @property
     def layers(self) -> int:
         """Of a branch."""
-        return self.decoder.config.num_hidden_layers
+        config: Any = self.decoder.config
+        return config.num_hidden_layers
 
     @property
     def decoder(self) -> nn.Module:
