@@ -82,7 +82,8 @@ class MasterWeights:
             if self.touched[place]:
                 gradient.zero_()
                 self.touched[place] = False
-            parameter.grad = gradient if parameter is self.masters[place] else None
+            parameter.grad = None
+            self.masters[place].grad = gradient
 
     @torch.no_grad()
     def publish(self) -> None:
