@@ -96,6 +96,7 @@ def test_from_base_to_report(constitutional: Recipe) -> None:
     assert results(alone, "reward")["train_rankings"] == results(alone, "feedback")["labels"]
 
 
+@pytest.mark.proof
 def test_a_judge_that_knows_nothing_is_refused(constitutional: Recipe) -> None:
     """A random model that is asked A or B."""
     folder = Path(constitutional.output_dir)

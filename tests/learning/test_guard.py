@@ -68,6 +68,7 @@ def _with(stage: Stage, heed: Callable[[int, int], None]) -> Stage:
     return Stopping(stage.folder, stage.progress, stage.seed, stage.save_steps)
 
 
+@pytest.mark.proof
 def test_a_warning_names_the_signal_the_answers_and_the_last_good_checkpoint(trained, tmp_path: Path) -> None:
     result, log, warnings, _ = trained("warn", save_total_limit=20)
     first = result["alarms"][0]

@@ -103,6 +103,7 @@ def test_the_reward_model_is_trained_again_where_the_unit_of_its_reward_changes(
     assert states(run(changed(some, "ppo", temperature=0.5)))["reward"] == "ran"
 
 
+@pytest.mark.proof
 def test_the_judge_starts_raw_and_learns_twice_as_long(recipe: Recipe) -> None:
     results = run(recipe).results
     per_epoch = [

@@ -287,6 +287,7 @@ def test_shuffled_ranks_teach_nothing_and_fewer_prompts_teach_less(
     assert "50% lies in 2 of 5" in controls.told({"shuffled": [leak, fair, leak, below, fair]})[0]
 
 
+@pytest.mark.proof
 def test_five_shuffles_of_which_none_shuffles_are_a_leak(
     tiny_model_folder, chat: Chat, compute: Compute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

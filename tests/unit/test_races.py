@@ -49,6 +49,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "log"
 
 
+@pytest.mark.proof
 def test_sides_take_turns_and_the_first_of_each_does_not_count(tmp_path: Path, log: Path) -> None:
     chosen = two(tmp_path)
     found = races.contest(chosen, {"log": str(log)}, rounds=3)

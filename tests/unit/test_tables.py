@@ -132,6 +132,7 @@ def test_a_data_set_of_the_hub(hub) -> None:
     assert read_elsewhere("owner/tiny:test").startswith("[('Hello', ('Hi there', 'Go away'), 2.0)]")
 
 
+@pytest.mark.proof
 def test_a_data_set_that_is_not_there(hub) -> None:
     found = read_elsewhere("owner/other")
     assert found.startswith("DataError: owner/other: there is no such file, and the hub's data set cannot be read")
@@ -139,6 +140,7 @@ def test_a_data_set_that_is_not_there(hub) -> None:
     assert "Unknown split" in read_elsewhere("owner/tiny:validation")
 
 
+@pytest.mark.proof
 def test_a_data_set_that_wants_its_code_run(hub) -> None:
     (hub.folder / "tiny.py").write_text("raise SystemExit('it was run')")
     assert "Dataset scripts are no longer supported" in read_elsewhere("owner/tiny")
