@@ -144,10 +144,10 @@ def _others(place: Workplace, engine: LocalEngine, stack: ExitStack) -> dict[str
     found: dict[str, Samples] = {}
     for name, folder in place.compared.items():
         if has_vocabulary(engine.chat.tokenizer, folder):
-            place.add(engine, name, folder)
+            engine.add(name, place.spec(folder))
         else:
             other = place.engine(folder, temperature=place.recipe.evaluate.temperature)
-            place.add(other, name, folder)
+            other.add(name, place.spec(folder))
             found[name] = OtherVocabulary(other, engine.chat)
     for name, source in _elsewhere(place).items():
         endpoint = stack.enter_context(opened(address_of(source), place.recipe.evaluate))

@@ -35,7 +35,7 @@ class LocalModel:
 
     def map(self) -> None:
         """Move weights that nobody shares and nobody trains out of memory of their own."""
-        if self.mapped is not None or self.trunk.decoder is not None:
+        if self.mapped is not None or self.weights is not None or self.trunk.decoder is not None:
             return
         modules = nn.ModuleList([part for member in self.members for part in (member.branch, member.head)])
         if any(weight.requires_grad or weight.device.type != "cpu" for weight in modules.parameters()):

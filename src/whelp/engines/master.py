@@ -112,7 +112,8 @@ class MasterWeights:
         for name, master in zip(self.names, self.masters, strict=True):
             master.copy_(tensors[f"weight.{name}"])
             for key, value in self.optimizer.state[master].items():
-                value.copy_(tensors.get(f"{key}.{name}", torch.zeros_like(value)))
+                stored = tensors.get(f"{key}.{name}")
+                value.zero_() if stored is None else value.copy_(stored)
         self.publish()
 
 

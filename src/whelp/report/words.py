@@ -155,7 +155,7 @@ def conclude_difference(
     of = (f", {difference.n} prompts" if difference.n else "") + (f"; {chance}" if chance else "")
     if low > 0 or high < 0:
         span = f"95% interval {points(min(abs(low), abs(high)))} to {points(max(abs(low), abs(high)))}"
-        if p is None or p < 0.05:
+        if difference.differs:
             return "better" if low > 0 else "worse", f"{name} passes {amount} ({span}{of})."
         return (
             "none",

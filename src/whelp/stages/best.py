@@ -55,6 +55,8 @@ class Best:
 
     def keep(self) -> None:
         """Hold on to the best checkpoint, where it is the newest; a run that was killed before it did does so now."""
+        if self.step == 0:  # a watch that may go back has a checkpoint-0 of its own
+            return
         newest, kept = self.stage.folder / f"checkpoint-{self.step}", self.stage.folder / FOLDER
         if newest.is_dir() and read_json(kept / STATE).get("step") != self.step:
             shutil.rmtree(kept, ignore_errors=True)
