@@ -19,9 +19,10 @@ from typing import Any
 
 import matplotlib
 import torch
-from races import DOCS, FOUR, Race, Side, Work, contest, ppo_iteration, scoring, slug, start
+from races import DOCS, FOUR, Race, Side, Work, contest, ppo_iteration, record_of, scoring, start
 from results import RECORDS, ROOT, machine, table, write_between
 
+from whelp.engines.devices import choose
 from whelp.models.sources import resolve
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
@@ -99,18 +100,20 @@ def random_model(millions: int) -> Path:
     return folder
 
 
-def record() -> Path:
-    return RECORDS / "speed" / f"growth-{slug(machine())}.json"
-
-
 def run() -> None:
-    found: dict[str, Any] = read_json(record()) or {"machine": machine(), "series": {}}
+    dtype = str(choose().dtype).removeprefix("torch.")
+    record = record_of("growth", machine(), dtype)
+    found: dict[str, Any] = read_json(record) or {"machine": machine(), "dtype": dtype, "series": {}}
     for series, values in SERIES.items():
         points = found["series"].setdefault(series, [])
         for x in values:
             if x not in [point["x"] for point in points]:
                 points.append(point(series, x))
-                write_json_atomic(record(), found)
+                write_json_atomic(record, found)
+
+
+def where(record: dict[str, Any]) -> str:
+    return f"{record['machine']}, {record['dtype']}"
 
 
 def slope(points: Sequence[dict[str, float]], key: str) -> float:
@@ -121,7 +124,7 @@ def write_tables() -> None:
     records = [read_json(file) for file in sorted((RECORDS / "speed").glob("growth-*.json"))]
     rows = [
         [
-            one["machine"],
+            where(one),
             name,
             f"{points[0]['x']} to {points[-1]['x']}",
             f"{points[0]['seconds']:.1f} to {points[-1]['seconds']:.1f} s",
@@ -157,7 +160,7 @@ def plot(records: Sequence[dict[str, Any]]) -> None:
             for one in records:
                 points = one["series"].get(name, [])
                 x, y = [p["x"] for p in points], [p[key] / scale for p in points]
-                axes.plot(x, y, "o-", markersize=3, linewidth=1.2, label=one["machine"])
+                axes.plot(x, y, "o-", markersize=3, linewidth=1.2, label=where(one))
                 if key == "seconds":  # twice the time for twice the work
                     axes.plot(
                         x, [y[0] * one / x[0] for one in x], ":", color="#8c959f", linewidth=1, label="in proportion"

@@ -9,7 +9,7 @@ other: A B A B. A ratio is that of two turns of one round, its median with the l
 given the same weights, tokens and lengths, and a race in which they did not do the same work (tokens made, tokens trained on,
 optimizer steps) is refused. `limit` runs the same matrix products and nothing else. The machine must do nothing beside.
 
-A race leaves `benchmarks/results/speed/<race>-<machine>.json`.
+A race leaves `benchmarks/results/speed/<race>-<machine>-<number format>.json`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from typing import Any
 from environments import CURRENT, PPO, python_of
 from results import RECORDS, ROOT, commit, machine, table, write_between
 
-from whelp.engines.devices import physical_cores
+from whelp.engines.devices import choose, physical_cores
 from whelp.progress import PlainProgress
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
@@ -71,7 +71,7 @@ class Race:
 
     @property
     def record(self) -> Path:
-        return RECORDS / "speed" / f"{self.name}-{slug(machine())}.json"
+        return record_of(self.name, machine(), str(choose().dtype))
 
 
 # -- the work ---------------------------------------------------------------------------------------------------------
@@ -291,6 +291,11 @@ def refuse_unequal(race: Race, turns: dict[str, list[dict[str, Any]]]) -> None:
                 )
 
 
+def record_of(name: str, machine: str, dtype: str) -> Path:
+    """Where a measurement is kept; machines whose names are the same may multiply other number formats."""
+    return RECORDS / "speed" / f"{name}-{slug(machine)}-{dtype.removeprefix('torch.')}.json"
+
+
 def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
@@ -357,7 +362,7 @@ def write_tables() -> None:
     for race in RACES:
         for file in sorted((RECORDS / "speed").glob(f"{race.name}-*.json")):
             record = read_json(file)
-            if file.stem == f"{race.name}-{slug(record['machine'])}":
+            if file == record_of(race.name, record["machine"], record["dtype"]):
                 found.setdefault(f"{record['machine']}, {record['dtype']}", []).append(row(race, record))
     parts = [f"{name}:\n\n{table(heading, rows)}" for name, rows in found.items()]
     write_between(DOCS, "speed", "\n\n".join(parts) or "No race is recorded.")

@@ -8,7 +8,7 @@ All sides start from the same model and learn from the same checks of the same p
 are the default recipe's, TRL's its own defaults and the best of the learning rates that are tried first. They learn one after the
 other, in turns of as many episodes, and behind each turn the policy is written down, which costs nobody time. One process then
 samples each policy on held-out prompts: what the checks say of its answers, and its KL to the model that all began with.
-`benchmarks/results/speed/to-reward-<machine>.json` grows with each learning rate and side: stop and go on at will.
+`benchmarks/results/speed/to-reward-<machine>-<number format>.json` grows with each learning rate and side: stop and go on at will.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from environments import PPO
-from races import DOCS, Side, Work, racers, slug, start
+from races import DOCS, Side, Work, racers, record_of, start
 from results import RECORDS, ROOT, commit, machine, table, write_between
 
 from whelp.engines.base import SamplingParams
@@ -105,7 +105,7 @@ def judged(place: Workplace, policy: Path) -> dict[str, dict[str, float]]:
 def run(turns: int) -> None:
     """What the record of this machine lacks, in order; a record of something else begins anew."""
     place, common = start()
-    file = RECORDS / "speed" / f"to-reward-{slug(machine())}.json"
+    file = record_of("to-reward", machine(), common["dtype"])
     same = {
         "machine": machine(),
         "dtype": common["dtype"],
