@@ -30,8 +30,7 @@ from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from whelp.config import Recipe
-from whelp.engines.base import Held, ModelSpec, OptimizerSpec
-from whelp.engines.local import LocalEngine
+from whelp.engines.base import Engine, Held, ModelSpec, OptimizerSpec
 from whelp.maths.preference import BradleyTerry
 from whelp.maths.shaping import aggregate
 from whelp.maths.shaping import doubt as doubt_of
@@ -54,7 +53,7 @@ def workplace() -> Workplace:
     return Workplace(load_recipe("assistant", []), Run(Path(tempfile.mkdtemp())), PlainProgress())
 
 
-def train(engine: LocalEngine, held: Held, rankings: Sequence[Ranking], members: int) -> None:
+def train(engine: Engine, held: Held, rankings: Sequence[Ranking], members: int) -> None:
     """One epoch, as the stage does it."""
     rows_of, drawn = rows_by_ranking(rankings), bootstraps(prompts_of(rankings), members, seed=0)
     for start in range(0, len(rankings), BATCH):
@@ -105,7 +104,7 @@ def doubt(folder: Path) -> None:
     recipe = Recipe.model_validate(run.manifest()["recipe"])
     place = Workplace(recipe, run, PlainProgress())
     engine = reward_engine(place, folder)
-    shift = torch.tensor(engine.models[NAME].source.config.reward_member_shifts)
+    shift = torch.tensor(engine.config(NAME).reward_member_shifts)
     known = [(ranking.prompt, ranking.completions[0]) for ranking in place.rankings.held_out[:SHOWN]]
     strange = length_matched(manual(), [len(text.split()) for _, text in known])
     texts = [*known, *((prompt, text) for (prompt, _), text in zip(known, strange, strict=True))]

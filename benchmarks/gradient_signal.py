@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -78,7 +79,9 @@ def main() -> None:
     order = shuffled(len(prompts), options.seed, 0)
     halves = [[p * ANSWERS + k for p in part for k in range(ANSWERS)] for part in (order[::2], order[1::2])]
     for name, advantages in {"all answers": scores - scores.mean(), "the other answers": beside}.items():
-        one, two = (gradient(engine, [completions[i] for i in rows], advantages[rows]) for rows in halves)
+        one, two = (
+            gradient(cast(LocalEngine, engine), [completions[i] for i in rows], advantages[rows]) for rows in halves
+        )
         print(f"baseline {name}: cosine of the halves {torch.cosine_similarity(one, two, dim=0):.3f}", flush=True)
 
 

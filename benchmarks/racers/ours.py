@@ -14,8 +14,7 @@ import torch
 from turns import Turns, asked
 
 from whelp.engines import local
-from whelp.engines.base import SamplingParams
-from whelp.engines.local import LocalEngine
+from whelp.engines.base import Engine, SamplingParams
 from whelp.engines.sampler import Row, Sampler
 from whelp.maths.preference import BradleyTerry
 from whelp.maths.shaping import RunningMoments
@@ -60,7 +59,7 @@ def workplace(work: dict[str, Any], side: dict[str, Any]) -> Workplace:
     return place
 
 
-def prompts_of(work: dict[str, Any], engine: LocalEngine) -> list[Prompt]:
+def prompts_of(work: dict[str, Any], engine: Engine) -> list[Prompt]:
     prompts = [Prompt(f"prompt-{i}", (Message("user", text),)) for i, text in enumerate(work["texts"])]
     if [list(engine.chat.prompt(prompt)) for prompt in prompts] != work["prompts"]:
         sys.exit("the prompts' tokens are not those of the race")
@@ -130,7 +129,7 @@ def train_reward(turns: Turns, place: Workplace, work: dict[str, Any]) -> Iterat
         yield {"pairs": pairs, "steps": len(batches)}
 
 
-def ppo_engine(place: Workplace) -> LocalEngine:
+def ppo_engine(place: Workplace) -> Engine:
     """As `jobs.ppo_work` has it, with a reward model that knows nothing yet."""
     config = place.recipe.ppo
     engine = place.engine(place.base, temperature=config.temperature)

@@ -358,6 +358,15 @@ class AuditConfig(Section):
     )
 
 
+class RayConfig(Section):
+    """The processes of `engine: ray`."""
+
+    learners: PositiveInt = Field(
+        1, description="processes that share the layers and train; a GPU each where there are any"
+    )
+    samplers: PositiveInt = Field(1, description="processes that answer prompts; a GPU each where there are any")
+
+
 class Recipe(Section):
     """One run, from a raw model to a report."""
 
@@ -367,6 +376,10 @@ class Recipe(Section):
     device: str = Field("auto", description="auto, cpu, cuda or mps")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto", description="format of the frozen weights and of computing"
+    )
+    engine: Literal["auto", "local", "fsdp", "ray"] = Field(
+        "auto",
+        description="local: one process; fsdp: all that torchrun started; ray: actors on Ray; auto: one process, or torchrun's",
     )
     trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
@@ -384,6 +397,7 @@ class Recipe(Section):
     dpo: DPOConfig = Field(default_factory=DPOConfig)
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     audit: AuditConfig = Field(default_factory=AuditConfig)
+    ray: RayConfig = Field(default_factory=RayConfig)
 
     @property
     def sft_layers(self) -> int | Literal["all"]:

@@ -16,8 +16,7 @@ from typing import Any
 from whelp.addresses import address_of, is_address, opened
 from whelp.config import Recipe
 from whelp.endpoints.model import EndpointModel
-from whelp.engines.base import SamplingParams
-from whelp.engines.local import LocalEngine
+from whelp.engines.base import Engine, SamplingParams
 from whelp.errors import ConfigError
 from whelp.job import data_input, settings
 from whelp.judges.endpoint import EndpointJudge
@@ -139,7 +138,7 @@ def work(place: Workplace) -> dict[str, Any]:
         return evaluate.run(engine, engine.chat, models, prompts, shown, config, stage, judge, elsewhere, asked)
 
 
-def _others(place: Workplace, engine: LocalEngine, stack: ExitStack) -> dict[str, Samples]:
+def _others(place: Workplace, engine: Engine, stack: ExitStack) -> dict[str, Samples]:
     """What answers for the models that `engine` cannot have; the others are added to it."""
     found: dict[str, Samples] = {}
     for name, folder in place.compared.items():
@@ -159,7 +158,7 @@ class OtherVocabulary:
     """An engine whose answers are counted in the tokens of another tokenizer, in which nobody sampled them: log-probabilities are
     NaN."""
 
-    def __init__(self, engine: LocalEngine, chat: Chat):
+    def __init__(self, engine: Engine, chat: Chat):
         self.engine, self.chat = engine, chat
 
     def sample(self, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[Completion]:

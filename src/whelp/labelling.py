@@ -56,7 +56,7 @@ def order_by_doubt(store: Store, project: int, recipe: Recipe, folder: Path, pro
     if not items:
         return 0
     engine = reward_engine(Workplace(recipe, Run(folder.parent), progress), folder)
-    gain = getattr(engine.models["reward"].source.config, "reward_gain", 1.0)
+    gain = getattr(engine.config("reward"), "reward_gain", 1.0)
     prompts = [Prompt(str(item.id), item.messages) for item in items]
     rendered = [
         engine.chat.answer(prompt, text)

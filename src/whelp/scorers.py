@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
-from whelp.engines.local import LocalEngine
+from whelp.engines.base import Engine, ModelSpec, OptimizerSpec, SamplingParams
 from whelp.errors import ConfigError, ModelError, TrainingError
 from whelp.maths.stats import clusters_of
 from whelp.models.export import POSTERIOR
@@ -30,7 +29,7 @@ from whelp.types import Completion, Prompt
 from whelp.workplace import Workplace
 
 
-def scorer(place: Workplace, engine: LocalEngine) -> Reward:
+def scorer(place: Workplace, engine: Engine) -> Reward:
     """The recipe's reward. A reward model of the policy's vocabulary becomes the engine's "reward"; one that is worse than the
     surface of the answers is refused."""
     weights = place.recipe.ppo.rewards
@@ -46,7 +45,7 @@ def scorer(place: Workplace, engine: LocalEngine) -> Reward:
     return _sum(weights, learned)
 
 
-def second_opinion(place: Workplace, engine: LocalEngine) -> Reward | None:
+def second_opinion(place: Workplace, engine: Engine) -> Reward | None:
     """Who is heard of every answer and teaches nothing. Raises `ConfigError` where that is the reward model itself."""
     if place.recipe.ppo.second_opinion is None:
         return None
@@ -65,7 +64,7 @@ def opinion_folder(place: Workplace) -> Path:
     return place.run.stage_dir("judge") if named == "judge" else resolve(named, place.progress.say)
 
 
-def labeller(place: Workplace, engine: LocalEngine) -> Reward:
+def labeller(place: Workplace, engine: Engine) -> Reward:
     """What ranks the policy's answers in an online round, where no people do."""
     config, learned = place.recipe.rounds, None
     if config.label_model is not None:
@@ -90,7 +89,7 @@ def _part(name: str, learned: Reward | None, checker: Reward) -> Reward:
 
 
 def _learned(
-    place: Workplace, engine: LocalEngine, folder: Path, name: str, as_sampled: bool = True
+    place: Workplace, engine: Engine, folder: Path, name: str, as_sampled: bool = True
 ) -> tuple[Reward, float]:
     """A reward model, and what made its scores of its raw logits. `as_sampled`: answers that were cut off are read so."""
     if not made_by_whelp(folder):
@@ -102,7 +101,7 @@ def _learned(
     home = engine if shares_tokens else place.engine(folder, place.recipe.reward.max_length)
     members = members_in(folder)
     home.add(name, place.spec(folder, head="scalar", members=members))
-    config = home.models[name].source.config
+    config = home.config(name)
     shifts = getattr(config, "reward_member_shifts", None) or [getattr(config, "reward_shift", 0.0)] * members
     if len(shifts) != members:
         raise ModelError(
@@ -143,7 +142,7 @@ def made_by_whelp(folder: Path) -> bool:
     return "reward_gain" in read_json(folder / "config.json")
 
 
-def reward_engine(place: Workplace, folder: Path) -> LocalEngine:
+def reward_engine(place: Workplace, folder: Path) -> Engine:
     """An engine with the reward model of `folder`, under the name "reward", to score texts with."""
     engine = place.engine(folder, place.recipe.reward.max_length)
     engine.add("reward", place.spec(folder, head="scalar", members=members_in(folder)))
@@ -174,11 +173,11 @@ def classifier(place: Workplace, folder: Path) -> ClassifierReward:
     return ClassifierReward(*load_classifier(folder, place.compute), min(longest, context_of(folder) or longest))
 
 
-def critic(place: Workplace, engine: LocalEngine, optimizer: OptimizerSpec) -> ModelSpec:
+def critic(place: Workplace, engine: Engine, optimizer: OptimizerSpec) -> ModelSpec:
     """PPO's critic, at 0 to begin with. One of its own starts from the model that knows most of the score."""
     is_shared = place.recipe.ppo.critic == "shared"
     return ModelSpec(
-        copy_of="reward" if "reward" in engine.models and not is_shared else "policy",
+        copy_of="reward" if engine.has("reward") and not is_shared else "policy",
         shares_branch=is_shared,
         head="scalar",
         fresh_head=True,  # the reward model's own reads finished answers: before their end it is noise

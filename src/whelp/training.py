@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whelp.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
-from whelp.engines.base import ModelSpec, OptimizerSpec, SamplingParams
-from whelp.engines.local import LocalEngine
+from whelp.engines.base import Engine, ModelSpec, OptimizerSpec, SamplingParams
 from whelp.models.export import class_name
 from whelp.models.loading import has_vocabulary
 from whelp.runs.files import as_run_error
@@ -65,7 +64,7 @@ def train_reward_model(
         seed=seed,
     )
     engine.add("reward", spec)
-    class_name(engine.models["reward"].source.config, "scalar")  # better known now than when it is to be written
+    class_name(engine.config("reward"), "scalar")  # better known now than when it is to be written
     say_notes(place, engine, "reward")
     if has_judge(place.recipe):
         held_out = spread(held_out, MEASURED_RANKINGS, attrgetter("prompt.category"))
@@ -118,13 +117,13 @@ def tell_truncated(place: Workplace, result: Mapping[str, Any], section: str) ->
         )
 
 
-def export(place: Workplace, engine: LocalEngine, model: str, stage: str, **extra: Any) -> None:
+def export(place: Workplace, engine: Engine, model: str, stage: str, **extra: Any) -> None:
     """Raises `RunError` where the disk is full: the stage's last checkpoint stands behind its last step."""
     folder = place.run.stage_dir(stage)
     with as_run_error(folder):
         engine.export(model, folder, **extra)
 
 
-def say_notes(place: Workplace, engine: LocalEngine, model: str) -> None:
-    for note in engine.models[model].source.notes:
+def say_notes(place: Workplace, engine: Engine, model: str) -> None:
+    for note in engine.notes(model):
         place.progress.warn(note)

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from whelp.addresses import is_address
 from whelp.config import Recipe
-from whelp.engines.base import ModelSpec
+from whelp.engines.base import Engine, ModelSpec
 from whelp.engines.devices import Compute, choose
-from whelp.engines.local import LocalEngine
+from whelp.engines.launch import maker_of
 from whelp.errors import DataError
 from whelp.models.loading import context_of, load_tokenizer, refuse_other_vocabulary
 from whelp.models.sources import resolve
@@ -126,9 +126,9 @@ class Workplace:
         named = self.recipe.ppo.reward_model
         return resolve(named, self.progress.say) if named else self.folder("reward")
 
-    def engine(self, model: Path, max_length: int | None = None, temperature: float = 1.0) -> LocalEngine:
+    def engine(self, model: Path, max_length: int | None = None, temperature: float = 1.0) -> Engine:
         """For `model` and others of its vocabulary."""
-        return LocalEngine(self.chat(model, max_length), self.compute, temperature)
+        return maker_of(self.recipe)(self.chat(model, max_length), self.compute, temperature)
 
     def chat(self, model: Path, max_length: int | None = None) -> Chat:
         """`max_length` is bounded by the model's context."""
@@ -136,7 +136,7 @@ class Workplace:
             max_length = min(max_length, context_of(model) or max_length)
         return Chat(load_tokenizer(model), self.recipe.system_prompt, max_length)
 
-    def add(self, engine: LocalEngine, name: str, folder: Path, **changes: Any) -> None:
+    def add(self, engine: Engine, name: str, folder: Path, **changes: Any) -> None:
         """The model of a folder, beside those of the engine. Raises `ModelError` where it has another vocabulary."""
         refuse_other_vocabulary(engine.chat.tokenizer, folder)
         engine.add(name, self.spec(folder, **changes))

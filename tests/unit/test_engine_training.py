@@ -23,7 +23,8 @@ from engine_helpers import (
 from torch import nn
 
 from whelp.engines.base import ModelSpec, OptimizerSpec, Term
-from whelp.engines.local import LocalEngine, _select
+from whelp.engines.batching import targets_beside
+from whelp.engines.local import LocalEngine
 from whelp.errors import ModelError, TrainingError
 from whelp.maths.outputs import LossSum, Rewards, TokenScores
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets
@@ -436,7 +437,7 @@ def test_a_table_of_comparisons_is_not_cut_to_the_words_of_short_answers():
         *torch.tensor([[0.0], [1.0], [0.0]]).expand(3, 4),
     )
     outputs = TokenScores(torch.zeros(4, 1), torch.ones(4, 1, dtype=torch.bool))
-    chosen = _select(targets, [0, 1, 2, 3], outputs)
+    chosen = targets_beside(outputs, targets, [0, 1, 2, 3])
     assert chosen.probability.shape == (4, 4)
     assert float(DPOLoss()(outputs, chosen).loss) == pytest.approx(math.log(2), rel=1e-5)
 
@@ -444,5 +445,5 @@ def test_a_table_of_comparisons_is_not_cut_to_the_words_of_short_answers():
 def test_all_targets_move_beside_the_outputs():
     targets = DPOTargets(torch.zeros(2, dtype=torch.long), torch.arange(2), torch.zeros(2, 2), *torch.zeros(3, 2))
     elsewhere = TokenScores(torch.zeros(2, 3, device="meta"), torch.ones(2, 3, dtype=torch.bool, device="meta"))
-    chosen = _select(targets, [0, 1], elsewhere)
+    chosen = targets_beside(elsewhere, targets, [0, 1])
     assert {getattr(chosen, field.name).device.type for field in dataclasses.fields(chosen)} == {"meta"}

@@ -83,4 +83,6 @@ def whelp(
 
 def main() -> None:
     """The `whelp` command."""
-    app(prog_name="whelp")
+    from whelp.engines import launch
+
+    launch.run(lambda: app(prog_name="whelp"))

@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
 from whelp.maths.outputs import Loss, TokenScores
+from whelp.text.chat import Chat
 from whelp.types import Completion, Prompt, Sequences
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 Head = Literal["lm", "scalar"]
 
@@ -91,6 +95,19 @@ Metrics = dict[str, float]
 @runtime_checkable
 class Engine(Protocol):
     """Add models, sample from them, score sequences, take optimizer steps, save and export."""
+
+    chat: Chat
+    """Renders prompts and decodes answers."""
+
+    def has(self, model: str) -> bool: ...
+
+    def config(self, model: str) -> PretrainedConfig:
+        """Of the folder that the model came from."""
+        ...
+
+    def notes(self, model: str) -> tuple[str, ...]:
+        """What its user should know of how the model runs here."""
+        ...
 
     def add(self, name: str, spec: ModelSpec) -> None:
         """Make the model `name`. Raises `ModelError` when the source cannot be used."""

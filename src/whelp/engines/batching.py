@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
+
+from whelp.maths.outputs import Rewards
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +88,21 @@ def response_index(
     width = max(counts, default=0)
     table = torch.arange(width)[None, :] < torch.tensor(counts)[:, None]
     return torch.tensor(rows, dtype=torch.long), torch.tensor(positions, dtype=torch.long), table
+
+
+def targets_of(targets: Any, rows: Sequence[int]) -> Any:
+    """These rows of every tensor in `targets`."""
+    return dataclasses.replace(
+        targets, **{field.name: getattr(targets, field.name)[list(rows)] for field in dataclasses.fields(targets)}
+    )
+
+
+def targets_beside(outputs: Any, targets: Any, rows: Sequence[int]) -> Any:
+    """These rows, where the outputs lie; targets that are all tables over response tokens are cut to the outputs' width (a
+    table of comparisons stands beside vectors)."""
+    chosen = targets_of(targets, rows)
+    tensors = {field.name: getattr(chosen, field.name) for field in dataclasses.fields(chosen)}
+    beside: Tensor = outputs.rewards if isinstance(outputs, Rewards) else outputs.is_response
+    if not isinstance(outputs, Rewards) and all(tensor.ndim == 2 for tensor in tensors.values()):
+        tensors = {name: table[:, : beside.shape[1]] for name, table in tensors.items()}
+    return dataclasses.replace(chosen, **{name: tensor.to(beside.device) for name, tensor in tensors.items()})

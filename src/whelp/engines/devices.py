@@ -25,10 +25,10 @@ def choose(device: str = "auto", dtype: str = "auto") -> Compute:
     """Resolve "auto"; raises `ConfigError` for a device that is not there."""
     chosen, device_reason = _device(device)
     number_format, dtype_reason = _dtype(dtype, chosen)
-    threads = physical_cores()
-    return Compute(
-        chosen, number_format, threads, f"{device_reason}; {dtype_reason}; {threads} threads, one a physical core"
-    )
+    beside = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # torchrun's processes on this machine
+    threads = max(1, physical_cores() // beside)
+    counted = f"{threads} thread{'s' * (threads > 1)}, one a physical core"
+    return Compute(chosen, number_format, threads, f"{device_reason}; {dtype_reason}; {counted}")
 
 
 def _device(name: str) -> tuple[torch.device, str]:

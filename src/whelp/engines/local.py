@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whelp.engines.base import Held, Metrics, ModelSpec, SamplingParams, Term
-from whelp.engines.batching import ACCELERATOR, PROCESSOR, pieces, response_index
+from whelp.engines.base import Held, Metrics, ModelSpec, OptimizerSpec, SamplingParams, Term
+from whelp.engines.batching import ACCELERATOR, PROCESSOR, pieces, response_index, targets_beside
 from whelp.engines.devices import Compute, choose, release_memory
+from whelp.engines.held import LocalHeld, own
 from whelp.engines.loaded import LocalModel, Member, frozen
 from whelp.engines.master import MasterWeights
 from whelp.engines.sampler import Sampler
@@ -28,28 +29,22 @@ from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores, Values
 from whelp.maths.posterior import head_posterior
 from whelp.models.heads import ScalarHead
 from whelp.models.layout import Layout, flat, padded, reads_flat, shared
-from whelp.models.loading import load_source
+from whelp.models.loading import Source, load_source
 from whelp.models.trunk import LMHead, Trunk
 from whelp.text.chat import Chat, end_ids
 from whelp.types import Completion, Prompt, Sequences
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
 UPDATES_PER_RELEASE = 8
-
-
-class LocalHeld:
-    """Sequences with the outputs of every trunk that was asked for, row by row."""
-
-    def __init__(self, sequences: Sequences, cache: dict[str, dict[int, Tensor]], rows: Sequence[int]):
-        self.sequences = sequences
-        self.cache = cache
-        self.rows = rows
-
-    def select(self, rows: Sequence[int]) -> LocalHeld:
-        return LocalHeld(self.sequences.select(rows), self.cache, [self.rows[r] for r in rows])
 
 
 class LocalEngine:
     """See `Engine`. `chat` renders prompts and decodes answers."""
+
+    writes = True
+    """False: this process computes with others, one of which writes what is saved and exported."""
 
     def __init__(self, chat: Chat, compute: Compute | None = None, temperature: float = 1.0):
         self.chat = chat
@@ -79,8 +74,11 @@ class LocalEngine:
                     trained.append(member.branch)
                 if spec.head == "scalar" or not model.trunk.decoder:
                     trained.append(member.head)
-            model.weights = MasterWeights(trained, spec.optimizer, spec.members)
+            model.weights = self._weights(trained, spec.optimizer, spec.members)
         self.models[name] = model
+
+    def _weights(self, modules: Sequence[nn.Module], optimizer: OptimizerSpec, members: int) -> MasterWeights:
+        return MasterWeights(modules, optimizer, members)
 
     def remove(self, name: str) -> None:
         if name not in self.models:
@@ -88,13 +86,21 @@ class LocalEngine:
         del self.models[name]
         release_memory()
 
+    def has(self, model: str) -> bool:
+        return model in self.models
+
+    def config(self, model: str) -> PretrainedConfig:
+        return self.models[model].source.config
+
+    def notes(self, model: str) -> tuple[str, ...]:
+        return self.models[model].source.notes
+
     def _load(self, spec: ModelSpec) -> LocalModel:
         if spec.source is None:
             raise ModelError("a ModelSpec needs a source folder or copy_of; both are empty.")
         source = load_source(spec.source, spec.head, self.compute, spec.trainable_layers)
         trunk = self.trunks.setdefault(source.cut.trunk.key, source.cut.trunk)
-        for mine, theirs in zip(source.cut.trunk.parameters(), trunk.parameters(), strict=True):
-            mine.data = theirs.data  # bit for bit the same: the second copy is let go
+        self._let_go(source, trunk)
         head = source.cut.head if spec.head == "lm" else source.scalar_head
         assert head is not None
         first = Member(source.cut.branch, head)
@@ -103,6 +109,11 @@ class LocalEngine:
             if isinstance(member.head, ScalarHead) and (spec.fresh_head or not source.has_scalar_head):
                 member.head.reset(spec.seed + i, spec.head_std)
         return LocalModel(trunk, [frozen(m) for m in members], source, spec, None)
+
+    def _let_go(self, source: Source, trunk: Trunk) -> None:
+        """Of the source's own trunk, which is bit for bit the same."""
+        for mine, theirs in zip(source.cut.trunk.parameters(), trunk.parameters(), strict=True):
+            mine.data = theirs.data
 
     def _copy(self, spec: ModelSpec) -> LocalModel:
         origin = self.models.get(spec.copy_of or "")
@@ -123,17 +134,23 @@ class LocalEngine:
         if isinstance(member.head, ScalarHead):
             raise ModelError(f"copy_of: {spec.copy_of!r} has a scalar head, but a language model is needed here.")
         if not origin.trunk.decoder:  # the head may be tied to the embedding: both are copied as one
-            return copy.deepcopy(member)
-        return Member(copy.deepcopy(member.branch), member.head)
+            return Member(*self._twins(member.branch, member.head))
+        (branch,) = self._twins(member.branch)
+        return Member(branch, member.head)
+
+    def _twins(self, *modules: nn.Module) -> Any:
+        """The same weights once more; what the modules share their twins share too."""
+        return copy.deepcopy(modules)
 
     def _copy_scalar(self, origin: LocalModel, spec: ModelSpec, index: int) -> Member:
         """Copy of member `index`, or of the first where the origin has no such member, with a head drawn anew."""
         has_it = index < len(origin.members)
         member = origin.members[index if has_it else 0]
         if isinstance(member.head, ScalarHead) and has_it and not spec.fresh_head:
-            return copy.deepcopy(member)
+            return Member(*self._twins(member.branch, member.head))
         head = ScalarHead(origin.trunk.hidden_size).to(self.compute.device).reset(spec.seed + index, spec.head_std)
-        return Member(member.branch if spec.shares_branch else copy.deepcopy(member.branch), head)
+        (branch,) = [member.branch] if spec.shares_branch else self._twins(member.branch)
+        return Member(branch, head)
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -260,7 +277,7 @@ class LocalEngine:
 
     @torch.no_grad()
     def logprobs(self, model: str, held: Held) -> TokenScores:
-        held = _own(held)
+        held = own(held, LocalHeld)
         self._rest(but=model)
         batch, width = len(held.sequences), max(held.sequences.response_lengths, default=0)
         logprobs, entropy = torch.zeros(batch, width), torch.zeros(batch, width)
@@ -275,7 +292,7 @@ class LocalEngine:
 
     @torch.no_grad()
     def values(self, model: str, held: Held) -> Float[Tensor, "B R"]:
-        held = _own(held)
+        held = own(held, LocalHeld)
         self._rest(but=model)
         result = torch.zeros(len(held.sequences), max(held.sequences.response_lengths, default=0))
         for rows in self._pieces(self.models[model].decoder, held, self.sizes.training_piece):
@@ -285,7 +302,7 @@ class LocalEngine:
 
     @torch.no_grad()
     def rewards(self, model: str, held: Held) -> Float[Tensor, "M B"]:
-        held = _own(held)
+        held = own(held, LocalHeld)
         self._rest(but=model)
         local = self.models[model]
         result = torch.zeros(len(local.members), len(held.sequences))
@@ -295,16 +312,16 @@ class LocalEngine:
 
     def fit_posterior(self, model: str, held: Held, pairs: float) -> None:
         local = self.models[model]
-        for member, features in zip(local.members, self._features(local, _own(held)), strict=True):
+        for member, features in zip(local.members, self._features(local, own(held, LocalHeld)), strict=True):
             assert isinstance(member.head, ScalarHead)
             member.head.posterior = head_posterior(features, pairs)
 
     def reward_variance(self, model: str, held: Held) -> Float[Tensor, "M B"]:
-        local = self.models[model]
-        result = torch.zeros(len(local.members), len(held.sequences))
+        local, held = self.models[model], own(held, LocalHeld)
+        result = torch.zeros(len(local.members), held.total)
         posteriors = {i: m.head.posterior for i, m in enumerate(local.members) if isinstance(m.head, ScalarHead)}
         if any(posteriors.values()):
-            features = self._features(local, _own(held))
+            features = self._features(local, held)
             for i, posterior in posteriors.items():
                 if posterior is not None:
                     result[i] = posterior.variance(features[i])
@@ -322,23 +339,18 @@ class LocalEngine:
     # -- training -------------------------------------------------------------------------------------------------
 
     def update(self, terms: Sequence[Term], lr: Mapping[str, float]) -> Metrics:
-        metrics: Metrics = {}
-        trained = {term.model: self._trainable(term.model) for term in terms}
+        return self._update([(term, term.loss.count(term.targets)) for term in terms], lr)
+
+    def _update(self, counted: Sequence[tuple[Term, float]], lr: Mapping[str, float]) -> Metrics:
+        """Terms with what the loss of each is divided by."""
+        trained = {term.model: self._trainable(term.model) for term, _ in counted}
         if unnamed := sorted(trained.keys() - lr.keys()):
             raise ModelError(f"no learning rate for {', '.join(unnamed)}: give one for every model among the terms.")
         for weights in trained.values():
             weights.zero_grad()
-        for model in self.models.values():
-            model.map()
-        self._rest()
+        self._set_aside()
         try:
-            named: set[str] = set()
-            for term in terms:
-                # A second term of a model reports under its member or its loss, so that neither hides the other.
-                what = type(term.loss).__name__ if term.member is None else f"member-{term.member}"
-                prefix = f"{term.model}/{what}" if term.model in named or term.member is not None else term.model
-                named.add(term.model)
-                metrics |= self._accumulate(term, trained.values(), prefix)
+            metrics = self._gradients(counted, trained.values())
             for name, weights in trained.items():
                 metrics[f"{name}/grad_norm"] = weights.clip()
             _refuse_nan(metrics)
@@ -353,25 +365,41 @@ class LocalEngine:
             release_memory()
         return metrics
 
+    def _set_aside(self) -> None:
+        """What this step does not read."""
+        for model in self.models.values():
+            model.map()
+        self._rest()
+
+    def _gradients(self, counted: Sequence[tuple[Term, float]], trained: Iterable[MasterWeights]) -> Metrics:
+        metrics: Metrics = {}
+        named: set[str] = set()
+        for term, count in counted:
+            if count == 0:
+                continue
+            # A second term of a model reports under its member or its loss, so that neither hides the other.
+            what = type(term.loss).__name__ if term.member is None else f"member-{term.member}"
+            prefix = f"{term.model}/{what}" if term.model in named or term.member is not None else term.model
+            named.add(term.model)
+            metrics |= self._accumulate(term, count, trained, prefix)
+        return metrics
+
     def _trainable(self, name: str) -> MasterWeights:
         weights = self.models[name].weights
         if weights is None:
             raise ModelError(f"model {name!r} is frozen: give its ModelSpec an optimizer to train it.")
         return weights
 
-    def _accumulate(self, term: Term, trained: Iterable[MasterWeights], prefix: str) -> Metrics:
+    def _accumulate(self, term: Term, count: float, trained: Iterable[MasterWeights], prefix: str) -> Metrics:
         """Gradients of one term, piece by piece, each already divided by the count of the whole term. With a shared branch they
         reach more models than the term's own."""
-        count = term.loss.count(term.targets)
-        if count == 0:
-            return {}
         totals: dict[str, float] = {}
-        whole, model = _own(term.held), self.models[term.model]
+        whole, model = own(term.held, LocalHeld), self.models[term.model]
         members = None if term.member is None else [model.members[term.member]]
-        for rows in self._pieces(model.decoder, whole, self._training_piece(model)):
+        for rows in self._training_pieces(model, whole):
             held = whole.select(rows)
             outputs = self._outputs(model, held, term.loss.quantity, members=members)
-            result: LossSum = term.loss(outputs, _select(term.targets, rows, outputs))
+            result: LossSum = term.loss(outputs, targets_beside(outputs, term.targets, rows))
             (result.loss * (term.coef / count)).backward()
             for weights in trained:
                 weights.collect()
@@ -379,9 +407,10 @@ class LocalEngine:
                 totals[key] = totals.get(key, 0.0) + float(value) / count
         return {f"{prefix}/{key}": value for key, value in totals.items()}
 
-    def _training_piece(self, model: LocalModel) -> int:
-        """Tokens that are computed at one time with gradients."""
-        return self.sizes.training_piece * self.sizes.training_depth // max(self.sizes.training_depth, model.layers)
+    def _training_pieces(self, model: LocalModel, held: LocalHeld) -> list[list[int]]:
+        """Rows that are computed at one time with gradients."""
+        depth = self.sizes.training_depth
+        return self._pieces(model.decoder, held, self.sizes.training_piece * depth // max(depth, model.layers))
 
     # -- state ----------------------------------------------------------------------------------------------------
 
@@ -390,7 +419,8 @@ class LocalEngine:
         for name, model in self.models.items():
             if model.weights is not None:
                 state = {key: tensor.contiguous().cpu() for key, tensor in model.weights.state().items()}
-                save_file(state, path / f"{name}.safetensors")
+                if self.writes:
+                    save_file(state, path / f"{name}.safetensors")
 
     def load_state(self, path: Path) -> None:
         for name, model in self.models.items():
@@ -407,24 +437,11 @@ class LocalEngine:
 
     def export(self, model: str, path: Path, gain: float = 1.0, **config: Any) -> None:
         local = self.models[model]
-        local.source.export(path, local.spec.head, [(m.branch, m.head) for m in local.members], gain, config)
+        members = [(m.branch, m.head) for m in local.members]
+        local.source.export(path, local.spec.head, members, gain, config, self._state_of, self.writes)
 
-
-def _own(held: Held) -> LocalHeld:
-    """What `hold` of this engine gave; nothing else has its activations."""
-    if not isinstance(held, LocalHeld):
-        raise TypeError(f"held: expected what LocalEngine.hold gives, got {type(held).__name__}.")
-    return held
-
-
-def _select(targets: Any, rows: Sequence[int], outputs: Any) -> Any:
-    """The rows of every tensor in `targets`, beside the outputs; targets that are all tables over response tokens are cut to the
-    width of this piece (a table of comparisons stands beside vectors)."""
-    chosen = {field.name: getattr(targets, field.name)[list(rows)] for field in dataclasses.fields(targets)}
-    beside: Tensor = outputs.rewards if isinstance(outputs, Rewards) else outputs.is_response
-    if not isinstance(outputs, Rewards) and all(tensor.ndim == 2 for tensor in chosen.values()):
-        chosen = {name: table[:, : beside.shape[1]] for name, table in chosen.items()}
-    return dataclasses.replace(targets, **{name: tensor.to(beside.device) for name, tensor in chosen.items()})
+    def _state_of(self, module: nn.Module) -> Mapping[str, Tensor]:
+        return module.state_dict()
 
 
 def _refuse_nan(metrics: Metrics) -> None:

@@ -30,13 +30,13 @@ class MasterWeights:
         for i, name, parameter in named:  # a tied weight is trained once, under its first name
             unique.setdefault(id(parameter), (i, name, parameter))
         self.names = [f"{i}.{name}" for i, name, _ in unique.values()]
-        self.compute = [parameter.requires_grad_(True) for _, _, parameter in unique.values()]
-        self.masters = [
-            p if p.dtype == torch.float32 else p.detach().float().requires_grad_(True) for p in self.compute
-        ]
-        member_of = [i * members // len(modules) for i, _, _ in unique.values()]
+        self.compute: list[nn.Parameter] = [parameter for _, _, parameter in unique.values()]
+        for parameter in self.compute:
+            parameter.requires_grad_(True)
+        self.masters = [self._master(parameter) for parameter in self.compute]
+        self.member_of = [i * members // len(modules) for i, _, _ in unique.values()]
         self.members = [
-            [master for master, member in zip(self.masters, member_of, strict=True) if member == own]
+            [master for master, member in zip(self.masters, self.member_of, strict=True) if member == own]
             for own in range(members)
         ]
         self.spec = spec
@@ -55,11 +55,17 @@ class MasterWeights:
             parameter.register_post_accumulate_grad_hook(partial(_touch, self.touched, place))
         self.zero_grad()
 
+    def _master(self, parameter: nn.Parameter) -> Tensor:
+        return parameter if parameter.dtype == torch.float32 else parameter.detach().float().requires_grad_(True)
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor | None:
+        return parameter.grad
+
     def collect(self) -> None:
         """Move the gradients of the piece just run from the computing weights to the masters."""
         for gradient, master, parameter in zip(self.gradients, self.masters, self.compute, strict=True):
-            if master is not parameter and parameter.grad is not None:
-                gradient.add_(parameter.grad)
+            if master is not parameter and (found := self._gradient(parameter)) is not None:
+                gradient.add_(found)
                 parameter.grad = None
 
     def clip(self) -> float:
@@ -95,25 +101,33 @@ class MasterWeights:
     def state(self) -> dict[str, Tensor]:
         """Masters, Adam moments and step counts, by name."""
         tensors = {}
-        for name, master in zip(self.names, self.masters, strict=True):
-            tensors[f"weight.{name}"] = master.detach()
+        for place, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
+            tensors[f"weight.{name}"] = self._whole(place, master.detach())
             for key, value in self.optimizer.state.get(master, {}).items():
-                tensors[f"{key}.{name}"] = torch.as_tensor(value)
+                tensors[f"{key}.{name}"] = self._whole(place, torch.as_tensor(value))
         return tensors
+
+    def _whole(self, place: int, tensor: Tensor) -> Tensor:
+        """Of a weight, or of what the optimizer knows of it: all that `state` writes."""
+        return tensor
+
+    def _part(self, place: int, tensor: Tensor) -> Tensor:
+        """The inverse: what is kept here of what `state` wrote."""
+        return tensor
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Inverse of `state`; raises RuntimeError, before anything is changed, where weights are missing or others."""
-        expected = {f"weight.{name}": master.shape for name, master in zip(self.names, self.masters, strict=True)}
+        expected = {f"weight.{name}": weight.shape for name, weight in zip(self.names, self.compute, strict=True)}
         found = {name: tensor.shape for name, tensor in tensors.items() if name.startswith("weight.")}
         differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if differing:
             raise RuntimeError(f"{differing[0]} is {found.get(differing[0])}, expected {expected.get(differing[0])}")
-        for name, master in zip(self.names, self.masters, strict=True):
-            master.copy_(tensors[f"weight.{name}"])
+        for place, (name, master) in enumerate(zip(self.names, self.masters, strict=True)):
+            master.copy_(self._part(place, tensors[f"weight.{name}"]))
             for key, value in self.optimizer.state[master].items():
                 stored = tensors.get(f"{key}.{name}")
-                value.zero_() if stored is None else value.copy_(stored)
+                value.zero_() if stored is None else value.copy_(self._part(place, stored))
         self.publish()
 
 

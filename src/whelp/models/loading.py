@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from whelp.errors import ModelError
 from whelp.maths.posterior import HeadPosterior
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from whelp.engines.devices import Compute
 
 SCORE = "score.weight"
+StateOf = Callable[[nn.Module], Mapping[str, Tensor]]
+"""The weights of a module by their names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +66,22 @@ class Source:
         members: Sequence[tuple[Branch, LMHead | ScalarHead]],
         gain: float,
         extra: Mapping[str, Any],
+        state_of: StateOf = nn.Module.state_dict,
+        writes: bool = True,
     ) -> None:
-        """Write a Hugging Face folder with the weights of `members`; further members go to `member-<i>` beside."""
+        """Write a Hugging Face folder with the weights of `members`; further members go to `member-<i>` beside. Of several
+        processes that read their weights together (`state_of`) one `writes`."""
         config = copy.deepcopy(self.config)
-        state = {name: tensor for name, tensor in self.model.state_dict().items() if name != SCORE}
+        state = {name: tensor for name, tensor in state_of(self.model).items() if name != SCORE}
         branch, first_head = members[0]
-        state |= self._global_names(branch.state_dict())
+        state |= self._global_names(state_of(branch))
         if isinstance(first_head, ScalarHead):
             state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
             state[SCORE] = first_head.linear.weight.detach() * gain
             config.num_labels = 1
         elif not config.tie_word_embeddings:
             state |= {
-                name: tensor for name, tensor in first_head.model.state_dict().items() if name.startswith("lm_head.")
+                name: tensor for name, tensor in state_of(first_head.model).items() if name.startswith("lm_head.")
             }
         if head == "lm" and config.tie_word_embeddings:
             state = {name: tensor for name, tensor in state.items() if not name.startswith("lm_head.")}
@@ -84,9 +89,11 @@ class Source:
             setattr(config, key, value)
         heads = [scalar for _, scalar in members if isinstance(scalar, ScalarHead)]
         others = [
-            self._global_names(branch.state_dict()) | {SCORE: scalar.linear.weight.detach() * gain}
+            self._global_names(state_of(branch)) | {SCORE: scalar.linear.weight.detach() * gain}
             for (branch, _), scalar in zip(members[1:], heads[1:], strict=False)
         ]
+        if not writes:
+            return
         write_folder(path, state, config, head, tokenizer_from=self.path, members=others)
         for i, scalar in enumerate(heads):
             if scalar.posterior is not None:
