@@ -22,12 +22,13 @@ import torch
 from races import DOCS, FOUR, Race, Side, Work, contest, ppo_iteration, record_of, scoring, start
 from results import RECORDS, ROOT, machine, table, write_between
 
+from whelp import scaling
 from whelp.engines.devices import choose
 from whelp.models.sources import resolve
 from whelp.recipes import load_recipe
 from whelp.runs.files import read_json, write_json_atomic
 
-PLOT = ROOT / "docs" / "growth.svg"
+PLOT, SCALING = ROOT / "docs" / "growth.svg", ROOT / "docs" / "scaling.md"
 MODELS = ROOT / "runs" / "growth"
 SHAPES = {
     14: (192, 12, 3, 1, 512),
@@ -116,6 +117,54 @@ def where(record: dict[str, Any]) -> str:
     return f"{record['machine']}, {record['dtype']}"
 
 
+def ppo_points(dtype: str) -> list[tuple[str, dict[str, float]]]:
+    """(series, point) of every iteration of PPO that was measured in a number format."""
+    records = [read_json(file) for file in sorted((RECORDS / "speed").glob(f"growth-*-{dtype}.json"))]
+    series = [(name, points) for one in records for name, points in one["series"].items() if name != "roles"]
+    return [(name, point) for name, points in series for point in points]
+
+
+def shape_and_work(series: str, x: int) -> tuple[scaling.Shape, scaling.Work]:
+    """Of a point, for what `whelp.scaling` predicts."""
+    width, layers, heads, key_value_heads, inner = SHAPES[x if series == "millions of weights" else 135]
+    rows = x if series == "batch" else ROWS
+    response = x if series == "response length" else 48
+    work = scaling.Work(rows=rows, prompt=45, response=response, epochs=4, trainable_layers=4)
+    return scaling.Shape(width, layers, heads, key_value_heads, inner, 49_152), work
+
+
+def predictions() -> str:
+    """What arithmetic says of what was measured."""
+    rows = []
+    for series, point in ppo_points("float32"):
+        shape, work = shape_and_work(series, int(point["x"]))
+        time, memory = (
+            sum(scaling.seconds(shape, work, scaling.LAPTOP).values()),
+            scaling.peak(shape, work, scaling.LAPTOP),
+        )
+        measured = f"{point['seconds']:.1f} s, {point['peak_mb'] / 1024:.1f} GB"
+        told = f"{time:.1f} s, {memory / 2**30:.1f} GB"
+        errors = f"{time / point['seconds'] - 1:+.0%}, {memory / 2**20 / point['peak_mb'] - 1:+.0%}"
+        rows.append([f"{series} {point['x']}", measured, told, errors])
+    return table(["what grows", "measured", "predicted", "off by"], rows)
+
+
+def plans() -> str:
+    """Iterations on machines that were not here."""
+    rows = []
+    for name, shape in scaling.SHAPES.items():
+        for devices in (1, 8, 64):
+            cells = [name, str(devices)]
+            for layers in (None, shape.layers // 4):
+                work = scaling.Work(1024, 256, 512, trainable_layers=layers, slots=128, piece=8192)
+                most = scaling.peak(shape, work, scaling.H100, devices) / scaling.GB
+                time = sum(scaling.seconds(shape, work, scaling.H100, devices).values())
+                cells += [f"{most:,.0f}" + (" (too much)" if most > 80 else ""), f"{time:,.0f}"]
+            rows.append(cells)
+    heading = ["model", "GPUs", "all layers: GB of each", "seconds", "a quarter of the layers: GB of each", "seconds"]
+    return table(heading, rows)
+
+
 def slope(points: Sequence[dict[str, float]], key: str) -> float:
     return linear_regression(*zip(*((math.log(p["x"]), math.log(p[key])) for p in points), strict=True)).slope
 
@@ -141,6 +190,8 @@ def write_tables() -> None:
         else "Nothing is recorded."
     )
     write_between(DOCS, "growth", text)
+    write_between(SCALING, "predictions", predictions())
+    write_between(SCALING, "plans", plans())
     if records:
         plot(records)
 
