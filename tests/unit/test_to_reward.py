@@ -10,6 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from whelp.checkers import score
 from whelp.progress import SilentProgress
 from whelp.recipes import load_recipe
 from whelp.rewards.rules import CheckerReward
@@ -132,28 +133,37 @@ def test_when_a_curve_reaches_a_reward(wanted: float, turns: float | None) -> No
         )
 
 
-def test_the_table_says_when_whelp_had_earned_what_the_peer_did() -> None:
+def test_the_table_says_when_whelp_had_earned_what_the_better_peer_did() -> None:
     def curve(*rewards: float) -> list[dict]:
         return [{"reward": {"mean": r, "low": r - 0.1, "high": r + 0.1}, "kl": {"mean": 10 * r}} for r in rewards]
 
+    full, lora = ({"learning_rate": 1.0, "lora": lora} for lora in (False, True))
     record = {
         "before": curve(0.0)[0],
         "sides": {
             "whelp": {"seconds": [10.0, 10.0], "curve": curve(0.2, 0.4), "settings": {}},
-            "TRL": {"seconds": [100.0, 100.0], "curve": curve(0.1, 0.3), "settings": {"learning_rate": 1e-5}},
-            "LoRA": {"seconds": [50.0, 50.0], "curve": curve(0.6, 0.5), "settings": {"learning_rate": 1e-4}},
+            "TRL, 1": {"seconds": [100.0, 100.0], "curve": curve(0.1, 0.3), "settings": full},
+            "TRL, 2": {"seconds": [100.0, 100.0], "curve": curve(0.2, 0.1), "settings": full},
+            "LoRA": {"seconds": [50.0, 50.0], "curve": curve(0.6, 0.5), "settings": lora},
         },
     }
-    trl, lora = to_reward.rows(record)
-    assert trl == ["TRL, 1e-05", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "3.0 nats, 15 s", "13.3"]
-    assert lora[2:] == ["+0.60 (+0.50 to +0.70), 6.0 nats, 50 s", "never", ""]
+    trl, adapted = to_reward.rows(record)
+    assert trl == ["TRL, 1", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "3.0 nats, 15 s", "13.3"]
+    assert adapted[2:] == ["+0.60 (+0.50 to +0.70), 6.0 nats, 50 s", "never", ""]
     record["before"] = curve(0.5)[0]
     assert to_reward.rows(record)[0][3:] == ["no more than before", ""]
+    del record["sides"]["LoRA"]
+    assert [name for name, *_ in to_reward.rows(record)] == ["TRL, 1"]
 
 
-def test_the_best_learning_rate_is_that_which_earned_most() -> None:
-    tried = {
-        f"{lora} {lr}": {"settings": {"learning_rate": lr, "lora": lora}, "curve": [{"reward": {"mean": earned}}]}
-        for lora, lr, earned in ((False, 1e-6, 0.1), (False, 1e-5, 0.3), (False, 1e-4, -1.0), (True, 1e-3, 0.9))
-    }
-    assert to_reward.best({"tried": tried}, False).settings == {"learning_rate": 1e-5, "lora": False}
+def test_a_check_asks_for_few_words_that_name_what_was_asked_about() -> None:
+    one = Prompt("a", (Message("user", "How do I bring water to the boil in a kettle?"),), "howto")
+    turns = Prompt("b", (Message("user", "kettle"), Message("assistant", "yes"), Message("user", "kettle")))
+    [found] = to_reward.checked([one, turns, Prompt("c", (Message("user", "Is it so?"),))])
+    assert (found.id, found.category) == ("a", "howto")
+    assert score(found.check, "Put the kettle on the stove.", True) == 1.0
+    wordy = (
+        "Put the kettle on the stove and then wait for a long while until it has come to the boil, and then some more."
+    )
+    assert score(found.check, wordy, True) < 0.9
+    assert score(found.check, "Ask someone else.", True) < 0.9
