@@ -1,13 +1,17 @@
 """Reward hacking where everything can be enumerated: the proxy rises, the truth peaks and falls, and what helps.
 
     python benchmarks/hacking_world.py run       the seeds that are missing; stop and go on at will
+    python benchmarks/hacking_world.py optima    what the optimum of each arm earns at other prices, for other seeds
     python benchmarks/hacking_world.py tables    docs/hacking-world.svg, and the table between its marks in docs/reward-hacking.md
 
 The world is that of tests/conformance/exact_world.py: four prompts, 133 answers to each, a small Llama that PPO trains through
 `stages/ppo.py`. The true (gold) reward of every answer is drawn. People compare 250 pairs of the model's own answers to each
 prompt, and err as Bradley and Terry say. A reward model is what maximises their likelihood around a random start, so that an
-answer which nobody compared has an arbitrary score, as in a network. The policy's true reward is known at every iteration, by
-enumeration.
+answer which nobody compared has an arbitrary score, as in a network; the start is heavy-tailed (Student's t with 3 degrees of
+freedom), because errors whose tails are light leave the truth where it is however hard one optimises (Kwa et al. 2024). The
+policy's true reward is known at every iteration, by enumeration.
+
+World and price were chosen by what enumeration says of other seeds (`optima`), before any of these was trained in it.
 """
 
 from __future__ import annotations
@@ -39,9 +43,11 @@ from whelp.runs.files import read_json, write_json_atomic
 from whelp.types import Completion
 
 DOCS, PLOT = ROOT / "docs" / "reward-hacking.md", ROOT / "docs" / "hacking-world.svg"
-SEEDS = tuple(range(10))
-PAIRS, MEMBERS, START_STD = 250, 5, 1.0
-KL_COEF, UNCERTAINTY_COEF = 0.08, 0.5
+SEEDS = tuple(range(20))
+OTHER_SEEDS = tuple(range(100, 124))
+PAIRS, MEMBERS, TAIL, START_STD = 250, 5, 3, 2.0
+PRICES = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.13, 0.1, 0.07, 0.05)
+KL_COEF, UNCERTAINTY_COEF = 0.1, 0.5
 RECIPE = {"batch_size": 256, "total_episodes": 256 * 72, "num_mini_batches": 4}
 ARMS = {
     "no fix": "one reward model",
@@ -49,8 +55,13 @@ ARMS = {
     "ensemble, less doubt": "five reward models, `ppo.reward_aggregation: uncertainty`",
     "preference as reward": "`ppo.shaping: preference`",
     "watch that stops": "`ppo.watch: stop`",
+    "second opinion": "`ppo.second_opinion`: a reward model of other people's comparisons, which teaches nothing",
 }
-COLOURS = dict(zip(ARMS, ("#57606a", "#1f6feb", "#0969da", "#d9480f", "#2da44e"), strict=True))
+COLOURS = dict(zip(ARMS, ("#57606a", "#1f6feb", "#0969da", "#d9480f", "#2da44e", "#8250df"), strict=True))
+SETTINGS: dict[str, dict[str, Any]] = {
+    "watch that stops": {"watch": "stop", "save_steps": 1},
+    "second opinion": {"save_steps": 4},
+}
 
 
 @dataclass(frozen=True)
@@ -85,14 +96,14 @@ def reward_model(pairs: Sequence[np.ndarray], draw: np.random.Generator) -> Tens
     models = []
     for found in pairs:
         better, worse = found[draw.integers(len(found), size=len(found))].T
-        start = draw.normal(size=len(ANSWERS)) * START_STD
+        start = START_STD * draw.standard_t(TAIL, size=len(ANSWERS)) / (TAIL / (TAIL - 2)) ** 0.5
         scores = start.copy()
         for _ in range(60):
             p = 1 / (1 + np.exp(scores[worse] - scores[better]))
-            slope = -(scores - start) / START_STD**2
+            slope = start - scores
             np.add.at(slope, better, 1 - p)
             np.add.at(slope, worse, p - 1)
-            curve = np.eye(len(scores)) / START_STD**2
+            curve = np.eye(len(scores))
             for rows, columns, sign in (
                 (better, better, 1),
                 (worse, worse, 1),
@@ -128,43 +139,81 @@ def scores_of(arm: str, members: Tensor, log_ref: Tensor) -> Tensor:
 # -- training -----------------------------------------------------------------------------------------------------------
 
 
-def run(seed: int) -> dict[str, Any]:
-    chat, compute = make_chat(), choose("cpu", "float32")
-    draw = np.random.default_rng(seed)
-    gold = torch.tensor(draw.normal(size=(len(PROMPTS), len(ANSWERS))))
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "model"
+@dataclass(frozen=True)
+class World:
+    """A world of a seed: rewards of every answer to every prompt."""
+
+    source: Path
+    log_ref: Tensor
+    gold: Tensor
+    members: Tensor
+    """Of the ensemble [5 4 133]; the first is the proxy."""
+    other: Tensor
+    """What a second opinion says."""
+
+    @classmethod
+    def of(cls, seed: int, source: Path) -> World:
+        chat, draw = make_chat(), np.random.default_rng(seed)
+        gold = torch.tensor(draw.normal(size=(len(PROMPTS), len(ANSWERS))))
         save_model(source, chat, seed)
-        log_ref = log_probabilities_in(source, chat, compute)
+        log_ref = log_probabilities_in(source, chat, choose("cpu", "float32"))
         pairs = compared(gold, log_ref, draw)
         members = torch.stack([in_units(reward_model(pairs, draw), log_ref) for _ in range(MEMBERS)])
-        arms = {
-            arm: course(source, chat, compute, Path(folder) / arm.replace(" ", "-"), seed, arm, members, gold)
-            for arm in ARMS
-        }
+        other = in_units(reward_model(compared(gold, log_ref, draw), draw), log_ref)
+        return cls(source, log_ref, gold, members, other)
+
+    def gained(self, log_pi: Tensor, rewards: Tensor) -> float:
+        """By a policy, beside the one that it began as."""
+        return float(((log_pi.exp() - self.log_ref.exp()) * rewards).sum(1).mean())
+
+
+def run(seed: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        world = World.of(seed, Path(folder) / "model")
+        arms = {arm: course(world, Path(folder) / arm.replace(" ", "-"), seed, arm) for arm in ARMS}
     return {"seed": seed, "machine": machine(), "commit": commit(), "arms": arms}
 
 
-def course(
-    source: Path, chat: Any, compute: Any, where: Path, seed: int, arm: str, members: Tensor, gold: Tensor
-) -> dict[str, list[float]]:
+def course(world: World, where: Path, seed: int, arm: str) -> dict[str, list[float]]:
     """The true reward, the proxy's and the KL of the policy before every iteration, and of the one that it ended with."""
-    log_ref = log_probabilities_in(source, chat, compute)
     found: dict[str, list[float]] = {"gold": [], "proxy": [], "kl": []}
-    look = partial(_look, found, log_ref, gold, members[0])
-    scores = scores_of(arm, members, log_ref)
-    watching = {"watch": "stop", "save_steps": 1} if arm == "watch that stops" else {}
-    engine = train(source, chat, compute, where, Scored(scores), seed, look, **(RECIPE | watching))  # pyright: ignore[reportArgumentType]
+    look = partial(_look, found, world)
+    scores = Scored(scores_of(arm, world.members, world.log_ref))
+    opinion = Scored(world.other.float()).reward if arm == "second opinion" else None
+    recipe: dict[str, Any] = RECIPE | SETTINGS.get(arm, {})
+    compute = choose("cpu", "float32")
+    engine = train(world.source, make_chat(), compute, where, scores, seed, look, second_opinion=opinion, **recipe)  # pyright: ignore[reportArgumentType]
     look(engine)
     return found
 
 
-def _look(found: dict[str, list[float]], log_ref: Tensor, gold: Tensor, proxy: Tensor, engine: LocalEngine) -> None:
+def _look(found: dict[str, list[float]], world: World, engine: LocalEngine) -> None:
     log_pi = log_probabilities(engine, "policy")
-    p, ref = log_pi.exp(), log_ref.exp()
-    for name, reward in (("gold", gold), ("proxy", proxy)):
-        found[name].append(float(((p - ref) * reward).sum(1).mean()))
-    found["kl"].append(float((p * (log_pi - log_ref)).sum(1).mean()))
+    for name, reward in (("gold", world.gold), ("proxy", world.members[0])):
+        found[name].append(world.gained(log_pi, reward))
+    found["kl"].append(float((log_pi.exp() * (log_pi - world.log_ref)).sum(1).mean()))
+
+
+# -- what enumeration says of it ----------------------------------------------------------------------------------------
+
+
+def optima() -> str:
+    """The truth that the optimum of each arm gains at falling prices of a nat, of seeds that are not trained. A second opinion
+    chooses among the optima without a fix at this price and all above."""
+    found: dict[str, list[list[float]]] = {arm: [] for arm in ARMS if arm != "watch that stops"}
+    for seed in OTHER_SEEDS:
+        with tempfile.TemporaryDirectory() as folder:
+            world = World.of(seed, Path(folder) / "model")
+        for arm, rows in found.items():
+            scores = scores_of(arm, world.members, world.log_ref)
+            policies = [(world.log_ref + scores / price).log_softmax(1) for price in PRICES]
+            truth = [world.gained(log_pi, world.gold) for log_pi in policies]
+            if arm == "second opinion":
+                said = [world.gained(log_pi, world.other) for log_pi in policies]
+                truth = [truth[int(np.argmax(said[: i + 1]))] for i in range(len(PRICES))]
+            rows.append(truth)
+    means = {arm: np.mean(rows, 0) for arm, rows in found.items()}
+    return table(["", *map(str, PRICES)], [[arm, *(f"{value:+.2f}" for value in mean)] for arm, mean in means.items()])
 
 
 # -- what came of it ----------------------------------------------------------------------------------------------------
@@ -239,7 +288,10 @@ def plot(found: Sequence[dict[str, Any]]) -> None:
             np.mean([one["arms"][arm][name][:n] for one in found], 0) for name in ("kl", "gold", "proxy")
         )
         for place, values in ((axes[0], proxy), (axes[1], gold)):
-            place.plot(np.sqrt(kl), values, color=COLOURS[arm], linewidth=1.4, label=arm)
+            if arm == "second opinion":  # it goes the way without a fix, and comes back
+                place.plot(np.sqrt(kl[-1:]), values[-1:], "o", color=COLOURS[arm], markersize=5, label=arm)
+            else:
+                place.plot(np.sqrt(kl), values, color=COLOURS[arm], linewidth=1.4, label=arm)
     for place, title in zip(axes, ("the proxy: what PPO is paid", "the truth"), strict=True):
         place.set_title(title, fontsize=10)
         place.set_xlabel("square root of the KL, nats")
@@ -250,14 +302,17 @@ def plot(found: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("run", "tables"))
-    if parser.parse_args().what == "tables":
-        write_tables()
-        return
+    parser.add_argument("what", choices=("run", "optima", "tables"))
+    match parser.parse_args().what:
+        case "tables":
+            return write_tables()
+        case "optima":
+            return print(optima())
     for seed in SEEDS:
         if not record(seed).exists():
             write_json_atomic(record(seed), run(seed))
             print(f"seed {seed} is done", flush=True)
+    return None
 
 
 if __name__ == "__main__":
