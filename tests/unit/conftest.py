@@ -16,6 +16,7 @@ from report_helpers import write_run
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import make_url
 
+from whelp.endpoints.replies import Replies
 from whelp.engines.base import ModelSpec
 from whelp.engines.local import LocalEngine
 from whelp.feedback import accounts
@@ -39,6 +40,21 @@ def build(chat, compute, tiny_model_folder):
         return engine
 
     return make
+
+
+@pytest.fixture
+def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No endpoint is asked that a test did not start."""
+    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def replies(tmp_path: Path) -> Iterator[Replies]:
+    kept = Replies(tmp_path / "feedback.db")
+    yield kept
+    kept.close()
 
 
 @pytest.fixture

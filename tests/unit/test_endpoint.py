@@ -7,7 +7,6 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from email.utils import formatdate
@@ -40,18 +39,7 @@ def comparison(name: str, first: str = "yes", second: str = "no") -> Comparison:
 THREE = [comparison(name) for name in ("one", "two", "three")]
 
 
-@pytest.fixture(autouse=True)
-def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def replies(tmp_path) -> Iterator[Replies]:
-    kept = Replies(tmp_path / "feedback.db")
-    yield kept
-    kept.close()
+pytestmark = pytest.mark.usefixtures("no_keys")
 
 
 def judge(replies: Replies, url: str | None, **more) -> EndpointJudge:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 from serve_helpers import Parrot
@@ -26,18 +25,7 @@ for library in ("openai", "anthropic"):
 TWO = [Prompt(name, (Message("user", f"say {name}"),)) for name in ("one", "two")]
 
 
-@pytest.fixture(autouse=True)
-def _no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-
-
-@pytest.fixture
-def replies(tmp_path) -> Iterator[Replies]:
-    kept = Replies(tmp_path / "feedback.db")
-    yield kept
-    kept.close()
+pytestmark = pytest.mark.usefixtures("no_keys")
 
 
 def model(replies: Replies, chat: Chat, url: str, **more) -> EndpointModel:

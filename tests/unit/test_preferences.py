@@ -20,6 +20,7 @@ from whelp.stages.evaluate.preferences import (
     Game,
     by_check,
     by_score,
+    games,
     outcome,
     preferred,
     ranking,
@@ -164,14 +165,14 @@ def test_every_two_models_play_by_checks_and_by_scores() -> None:
         *(answer(model, "unchecked", "x", judge=1.0) for model in "abc"),
     ]
     by_pair = {}
-    for game in by_check(answers, ["a", "b", "c"]):
+    for game in games(answers, ["a", "b", "c"], by_check):
         by_pair.setdefault((game.first, game.second), []).append(game.won)
     assert by_pair == {
         ("b", "a"): [0.5, 0.5, 1.0, 0.5],
         ("c", "a"): [0.5, 0.5, 1.0, 1.0],
         ("c", "b"): [0.5, 0.5, 0.5, 1.0],
     }
-    scores = {(g.first, g.second, g.prompt): g.won for g in by_score(answers, ["a", "b", "c"])}
+    scores = {(g.first, g.second, g.prompt): g.won for g in games(answers, ["a", "b", "c"], by_score)}
     assert [scores["b", "a", str(i)] for i in range(4)] == [0.5, 1.0, 1.0, 1.0]
     assert scores["c", "b", "0"] == 0.0
     assert scores["c", "b", "unchecked"] == 0.5

@@ -190,6 +190,16 @@ def run_models(run_dir: Path) -> dict[str, str]:
     return found
 
 
+def compared_models(given: Sequence[str], run_dir: Path) -> dict[str, str]:
+    """The models that are named, or those of a run. Raises `ConfigError` where there are fewer than two."""
+    models = name_models(given) if given else run_models(run_dir)
+    if len(models) < 2:
+        raise ConfigError(
+            f"there is only {', '.join(models)}; two models are compared: give them by --model NAME=MODEL."
+        )
+    return models
+
+
 def name_models(given: Sequence[str]) -> dict[str, str]:
     """A short name for each model: the one given, else the last part of its path, with the part before where two agree.
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from whelp.cli.annotate import Database, Host, Port, opened, run_server
-from whelp.cli.base import DEFAULT_RUN, LOOK_PANEL, MaxNewTokens, Temperature, name_models, run_models
+from whelp.cli.base import DEFAULT_RUN, LOOK_PANEL, MaxNewTokens, Temperature, compared_models
 
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The run whose models answer: base, SFT and trained.")]
 Models = Annotated[
@@ -38,13 +38,7 @@ def playground(
     whelp playground --model before=runs/a/sft --model after=runs/a/ppo
     whelp run reward.train_file=db:playground            train on the votes
     """
-    from whelp.errors import ConfigError
-
-    models = name_models(model) if model else run_models(run_dir)
-    if len(models) < 2:
-        raise ConfigError(
-            f"there is only {', '.join(models)}; two models are compared: give them by --model NAME=MODEL."
-        )
+    models = compared_models(model or (), run_dir)
     from whelp.conversation import Panel
     from whelp.engines.base import SamplingParams
     from whelp.progress import make_progress

@@ -19,8 +19,7 @@ from whelp.cli.base import (
     Seed,
     SystemPrompt,
     Temperature,
-    name_models,
-    run_models,
+    compared_models,
     trained_model,
 )
 from whelp.errors import ConfigError
@@ -118,14 +117,7 @@ def chat(
 
 def _compared(given: Sequence[str]) -> dict[str, str]:
     """The models that are named, or those of a run."""
-    if len(given) > 1:
-        return name_models(given)
-    found = run_models(Path(given[0] if given else DEFAULT_RUN))
-    if len(found) < 2:
-        raise ConfigError(
-            f"there is only {', '.join(found)}; two models are compared: give them by --model NAME=MODEL."
-        )
-    return found
+    return compared_models(given if len(given) > 1 else (), Path(given[0] if given else DEFAULT_RUN))
 
 
 def _side_by_side(pieces: Iterable[tuple[str, str]], names: Iterable[str]) -> None:

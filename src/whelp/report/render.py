@@ -76,6 +76,7 @@ def render(data: RunData) -> str:
 def _context(data: RunData, groups: Sequence[Group]) -> dict[str, Any]:
     after = words.trained(data)
     changed = changes(groups, "sft", after)
+    gains = {change.group.id: change.gain for change in changed}
     css, script = (
         resources.files("whelp.report").joinpath(name).read_text(encoding="utf-8")
         for name in ("report.css", "search.js")
@@ -86,7 +87,7 @@ def _context(data: RunData, groups: Sequence[Group]) -> dict[str, Any]:
         "css": Markup(css),
         "script": Markup(script),
         "script_hash": f"sha256-{base64.b64encode(digest).decode('ascii')}",
-        "standing": {each.id: standing(each, changed, after) for each in groups},
+        "standing": {each.id: standing(each, gains.get(each.id, 0.0), after) for each in groups},
         "conclusion": words.conclude(data),
         "trained": after,
         "boxes": _pipeline(data),

@@ -86,9 +86,8 @@ def changes(groups: Sequence[Group], before: str, after: str) -> list[Change]:
     return sorted(found, key=lambda change: (-change.gain, -change.judged, change.group.id))
 
 
-def standing(each: Group, changed: Sequence[Change], after: str) -> str:
+def standing(each: Group, gain: float, after: str) -> str:
     """What became of a prompt, in words: `better` or `worse` than before, and `fails` where the model's greedy answer does."""
-    gain = next((change.gain for change in changed if change.group is each), 0.0)
     answer = each.greedy(after)
     fails = answer is not None and answer.passes is False
     return " ".join((["better"] if gain > 0 else ["worse"] if gain < 0 else []) + (["fails"] if fails else []))

@@ -47,9 +47,9 @@ def run(
     before_after = [findings.row(prompt, answers, suites, models) for prompt in shown]
     write_json_atomic(stage.folder / "before_after.json", {"models": list(models), "rows": before_after})
     write_text_atomic(stage.folder / TO_RANK, as_lines(preferences.to_rank(held_out, models, stage.seed)))
-    games = {"checks": preferences.by_check(held_out, models)}
+    games = {"checks": preferences.games(held_out, models, preferences.by_check)}
     if judge is not None:
-        games["judge"] = preferences.by_score(held_out, models)
+        games["judge"] = preferences.games(held_out, models, preferences.by_score)
     verdicts = []
     for number, one in enumerate(asked, 1):
         verdict, games[one.judge.name] = preferences.preferred(one, held_out, models, stage, number)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -69,24 +69,26 @@ def preferred(
         (stage.progress.say if measured.is_trusted else stage.progress.warn)(verdict)
         found |= {"trust": measured.as_dict(), "verdict": verdict, "counted": measured.is_trusted}
     pairs = {
-        f"{new.prompt.id}/{after}/{before}": (new, old)
+        f"{after} over {before}": {
+            f"{new.prompt.id}/{after}/{before}": (new, old)
+            for new, old in aligned(pick(answers, after, "greedy"), pick(answers, before, "greedy"))
+        }
         for before, after in comparisons(models)
-        for new, old in aligned(pick(answers, after, "greedy"), pick(answers, before, "greedy"))
     }
     unlike = [
         Comparison(id, new.prompt.messages, new.text, old.text, PRINCIPLE)
-        for id, (new, old) in pairs.items()
+        for here in pairs.values()
+        for id, (new, old) in here.items()
         if new.text.strip() != old.text.strip()
     ]
     labels = hear(asked.judge, unlike, stage, f"preferences-{number}.jsonl", what="comparing answers")
-    games, versus = [], {}
-    for before, after in comparisons(models):
-        here = {id: pair for id, pair in pairs.items() if (pair[0].model, pair[1].model) == (after, before)}
+    played, versus = [], {}
+    for name, here in pairs.items():
         read = [game(*pair, labels.get(id)) for id, pair in here.items() if labels.get(id, True) is not None]
         said = [label for id in here if (label := labels.get(id)) is not None]
-        versus[f"{after} over {before}"] = _summary(read, said, len(here) - len(read))
-        games += read
-    return found | {"versus": versus}, games
+        versus[name] = _summary(read, said, len(here) - len(read))
+        played += read
+    return found | {"versus": versus}, played
 
 
 def game(new: Answer, old: Answer, label: Label | None) -> Game:
@@ -118,26 +120,27 @@ def _summary(games: Sequence[Game], said: Sequence[Label], unread: int) -> dict[
     }
 
 
-def by_score(answers: Sequence[Answer], models: Sequence[str]) -> list[Game]:
-    """Every two models' greedy answers, the one with the higher reward wins."""
-    found = []
-    for before, after in combinations(models, 2):
-        for new, old in aligned(pick(answers, after, "greedy"), pick(answers, before, "greedy")):
-            difference = (new.judge or 0.0) - (old.judge or 0.0)
-            won = 0.5 if new.text == old.text or difference == 0 else float(difference > 0)
-            found.append(Game(new.prompt.id, after, before, won, new.length - old.length))
-    return found
+def by_score(new: Answer, old: Answer) -> float:
+    """The one with the higher reward wins."""
+    difference = (new.judge or 0.0) - (old.judge or 0.0)
+    return 0.5 if new.text == old.text or difference == 0 else float(difference > 0)
 
 
-def by_check(answers: Sequence[Answer], models: Sequence[str]) -> list[Game]:
-    """Every two models' greedy answers that are checked, the one that passes wins."""
-    found = []
-    for before, after in combinations(models, 2):
-        for new, old in aligned(pick(answers, after, "greedy"), pick(answers, before, "greedy")):
-            if new.passes is not None:
-                won = 0.5 + (bool(new.passes) - bool(old.passes)) / 2
-                found.append(Game(new.prompt.id, after, before, won))
-    return found
+def by_check(new: Answer, old: Answer) -> float | None:
+    """The one that passes wins; None: it is not checked."""
+    return None if new.passes is None else 0.5 + (bool(new.passes) - bool(old.passes)) / 2
+
+
+def games(
+    answers: Sequence[Answer], models: Sequence[str], won: Callable[[Answer, Answer], float | None]
+) -> list[Game]:
+    """Every two models' greedy answers to a prompt, which `won` compares."""
+    return [
+        Game(new.prompt.id, after, before, outcome, new.length - old.length)
+        for before, after in combinations(models, 2)
+        for new, old in aligned(pick(answers, after, "greedy"), pick(answers, before, "greedy"))
+        if (outcome := won(new, old)) is not None
+    ]
 
 
 def ranking(games: Sequence[Game], models: Sequence[str]) -> dict[str, Any] | None:
