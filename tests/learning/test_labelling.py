@@ -20,7 +20,8 @@ from whelp.feedback.schema import Item
 from whelp.feedback.store import Store
 from whelp.labelling import doubt
 from whelp.runs.files import read_json
-from whelp.types import Message
+from whelp.text.items import items_of
+from whelp.types import Message, Prompt
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +58,12 @@ def test_what_a_model_says_becomes_items(tiny_model_folder, tmp_path: Path) -> N
     greedy = whelp("sample", "r", file, *options, "--temperature", "0")
     assert "9 prompts to which the model had one answer only" in greedy
     store.close()
+
+
+def test_an_answer_of_no_words_is_not_ranked() -> None:
+    prompts = [Prompt(id, (Message("user", id),)) for id in ("one", "two")]
+    [item] = items_of(prompts, {"one": ["", "a ", " ", "b", "a"], "two": ["", "b"]}, "m")
+    assert (item.messages, item.completions) == (prompts[0].messages, ("a", "b"))
 
 
 # -- what it doubts ---------------------------------------------------------------------------------------------------

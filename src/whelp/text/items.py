@@ -23,10 +23,11 @@ def read_items(path: str | Path, is_gold: bool = False) -> tuple[list[NewItem], 
 
 
 def items_of(prompts: Sequence[Prompt], answers: Mapping[str, Sequence[str]], source: str) -> list[NewItem]:
-    """What a model answered, by its prompt's id; without prompts to which it had only one thing to say."""
+    """What a model answered, by its prompt's id; without answers of no words, which nothing learns from, and without prompts to
+    which it had only one thing to say."""
     items = []
     for prompt in prompts:
-        distinct = tuple(dict.fromkeys(text.strip() for text in answers[prompt.id]))
+        distinct = tuple(dict.fromkeys(text.strip() for text in answers[prompt.id] if text.strip()))
         if len(distinct) > 1:
             items.append(NewItem(prompt.messages, distinct, (source,) * len(distinct), prompt.category))
     return items
