@@ -105,7 +105,8 @@ def test_two_threads_learn_the_same_bits_from_answers_to_one_prompt(chat, tiny_m
         with engine.hold(sequences) as held:
             for _ in range(6):
                 weights.zero_grad()
-                engine._accumulate(sft_term("m", held), [weights], "m")
+                term = sft_term("m", held)
+                engine._accumulate(term, term.loss.count(term.targets), [weights], "m")
                 gradients = b"".join(master.grad.numpy().tobytes() for master in weights.masters)
                 found.add(hashlib.sha256(gradients).hexdigest())
     finally:
