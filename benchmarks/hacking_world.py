@@ -1,6 +1,6 @@
 """Reward hacking where everything can be enumerated: the proxy rises, the truth peaks and falls, and what helps.
 
-    python benchmarks/hacking_world.py run       the seeds that are missing; stop and go on at will
+    python benchmarks/hacking_world.py run       the seeds that are missing; stop and go on at will; `run 0 2 4`: some of them
     python benchmarks/hacking_world.py optima    what the optimum of each arm earns at other prices, for other seeds
     python benchmarks/hacking_world.py tables    docs/hacking-world.svg, and the table between its marks in docs/reward-hacking.md
 
@@ -303,12 +303,14 @@ def plot(found: Sequence[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "optima", "tables"))
-    match parser.parse_args().what:
+    parser.add_argument("seeds", nargs="*", type=int, help="those to run; all that are missing where none is named")
+    options = parser.parse_args()
+    match options.what:
         case "tables":
             return write_tables()
         case "optima":
             return print(optima())
-    for seed in SEEDS:
+    for seed in options.seeds or SEEDS:
         if not record(seed).exists():
             write_json_atomic(record(seed), run(seed))
             print(f"seed {seed} is done", flush=True)
