@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +13,9 @@ from whelp.constitution import ranked
 from whelp.jobs import JUDGE_EPOCHS, jobs_of, parts_of
 from whelp.preflight import scored_by
 from whelp.rewards.formula import functions
-from whelp.runs.files import nearest_existing
+from whelp.runs.files import nearest_existing, read_json
 from whelp.runs.manifest import kind_of
+from whelp.scaling import shape_of
 from whelp.splits import has_judge
 from whelp.stages.reward import POSTERIOR_RANKINGS
 from whelp.text.formats import read_demonstrations, read_prompts
@@ -148,15 +148,9 @@ def _best_time(work: Callable[[], None]) -> float:
 
 
 def size_of(folder: Path, recipe: Recipe) -> Size:
-    config = json.loads((folder / "config.json").read_text())
-    config = config.get("text_config", config)
-    hidden, layers = config.get("hidden_size") or config["n_embd"], config.get("num_hidden_layers") or config["n_layer"]
-    inner = config.get("intermediate_size") or 4 * hidden
-    heads = config.get("num_attention_heads") or config["n_head"]
-    share = (config.get("num_key_value_heads") or heads) / heads
-    layer = hidden * hidden * (2 + 2 * share) + 3 * hidden * inner
-    trainable = layers if recipe.trainable_layers == "all" else min(layers, int(recipe.trainable_layers))
-    return Size(hidden, layer, hidden * config["vocab_size"], layers, trainable)
+    shape = shape_of(read_json(folder / "config.json"))
+    trainable = shape.layers if recipe.trainable_layers == "all" else min(shape.layers, int(recipe.trainable_layers))
+    return Size(shape.hidden, shape.layer, shape.table, shape.layers, trainable)
 
 
 def _train(size: Size, speed: Speed, tokens: float, response: float, epochs: float) -> float:

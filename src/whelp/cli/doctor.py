@@ -75,7 +75,7 @@ def _plan(model: str, devices: int, layers: str, sizes: tuple[int, int, int]) ->
     work = scaling.Work(rows, prompt, response, trainable_layers=trainable(layers), slots=128, piece=8192)
     typer.echo(
         f"{model}: {shape.total / 1e9:.2f} billion weights in {shape.layers} layers, of which {layers} are trained; {rows} "
-        f"answers of {response} tokens to prompts of {prompt}, {work.epochs} epochs; {devices} of GPUs like an H100"
+        f"answers of {response} tokens to prompts of {prompt}, {work.epochs} epochs; on {devices} x H100"
     )
     typer.echo("\nmemory of each, GB")
     for name, size in scaling.memory(shape, work, scaling.H100, devices).items():
