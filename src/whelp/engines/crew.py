@@ -21,6 +21,7 @@ from torch import Tensor
 
 from whelp.engines.base import Held, Metrics, ModelSpec, SamplingParams, Term
 from whelp.engines.devices import Compute
+from whelp.engines.held import own
 from whelp.engines.sharded import ShardedEngine
 from whelp.maths.outputs import TokenScores
 from whelp.text.chat import Chat
@@ -147,23 +148,23 @@ class DistributedEngine:
         self._tell("close", key)  # not behind an error, in which not all may have part
 
     def logprobs(self, model: str, held: Held) -> TokenScores:
-        return self._tell("logprobs", model, _own(held))
+        return self._tell("logprobs", model, own(held, DistributedHeld))
 
     def values(self, model: str, held: Held) -> Float[Tensor, "B R"]:
-        return self._tell("values", model, _own(held))
+        return self._tell("values", model, own(held, DistributedHeld))
 
     def rewards(self, model: str, held: Held) -> Float[Tensor, "M B"]:
-        return self._tell("rewards", model, _own(held))
+        return self._tell("rewards", model, own(held, DistributedHeld))
 
     def fit_posterior(self, model: str, held: Held, pairs: float) -> None:
-        self._tell("fit_posterior", model, _own(held), pairs)
+        self._tell("fit_posterior", model, own(held, DistributedHeld), pairs)
 
     def reward_variance(self, model: str, held: Held) -> Float[Tensor, "M B"]:
-        return self._tell("reward_variance", model, _own(held))
+        return self._tell("reward_variance", model, own(held, DistributedHeld))
 
     def update(self, terms: Sequence[Term], lr: Mapping[str, float]) -> Metrics:
         for term in terms:
-            _own(term.held)
+            own(term.held, DistributedHeld)
         return self._tell("update", tuple(terms), dict(lr))
 
     def save_state(self, path: Path) -> None:
@@ -174,9 +175,3 @@ class DistributedEngine:
 
     def export(self, model: str, path: Path, gain: float = 1.0, **config: Any) -> None:
         self._tell("export", model, path, gain, **config)
-
-
-def _own(held: Held) -> DistributedHeld:
-    if not isinstance(held, DistributedHeld):
-        raise TypeError(f"held: expected what hold of the same engine gives, got {type(held).__name__}.")
-    return held

@@ -25,7 +25,7 @@ class LocalHeld:
         return LocalHeld(self.sequences.select(rows), self.cache, [self.rows[r] for r in rows])
 
 
-H = TypeVar("H", bound=LocalHeld)
+H = TypeVar("H")
 
 
 def own(held: Held, kind: type[H]) -> H:
