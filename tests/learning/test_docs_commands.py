@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from docs_helpers import commands
 from endpoint_server import FINE, Answer, said, serving
 from whelp.cli import app
 from whelp.feedback.judgements import Judgement
@@ -51,12 +52,6 @@ SMALLER = {
     "ppo": [one for one in TRAINING if one.startswith("ppo.")],
     "evaluate": ["evaluate.max_prompts=10", "evaluate.max_new_tokens=8", "evaluate.trust_pairs=8"],
 }
-
-
-def commands(page: Path) -> list[str]:
-    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.M | re.S)
-    lines = [line.strip() for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
-    return [line for line in lines if line.startswith("whelp ")]
 
 
 def say(asked: str, number: int) -> Answer:

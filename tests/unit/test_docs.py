@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer.main
 
+from docs_helpers import commands
 from whelp.cli import app
 from whelp.settings import settings
 
@@ -30,13 +31,6 @@ def test_every_test_that_the_docs_name_exists():
 def test_pages_that_the_code_writes_are_up_to_date(name: str):
     written = (ROOT / "docs" / name).read_text(encoding="utf-8")
     assert written == GENERATED[name], f"docs/{name} is not what is made now: python docs/reference.py"
-
-
-def commands(page: Path) -> list[str]:
-    """Every line of a page's shell blocks that runs whelp; a line that ends in a backslash goes on."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.M | re.S)
-    lines = [line.strip() for block in blocks for line in re.sub(r"\\\n\s*", "", block).splitlines()]
-    return [line for line in lines if line.startswith("whelp ")]
 
 
 EVERY = [(page, line) for page in PAGES for line in commands(page)]
