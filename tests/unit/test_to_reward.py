@@ -133,7 +133,7 @@ def test_when_a_curve_reaches_a_reward(wanted: float, turns: float | None) -> No
         )
 
 
-def test_the_table_says_when_whelp_had_earned_what_the_better_peer_did() -> None:
+def test_the_table_says_when_whelp_had_earned_what_each_peer_did() -> None:
     def curve(*rewards: float) -> list[dict]:
         return [{"reward": {"mean": r, "low": r - 0.1, "high": r + 0.1}, "kl": {"mean": 10 * r}} for r in rewards]
 
@@ -147,13 +147,14 @@ def test_the_table_says_when_whelp_had_earned_what_the_better_peer_did() -> None
             "LoRA": {"seconds": [50.0, 50.0], "curve": curve(0.6, 0.5), "settings": lora},
         },
     }
-    trl, adapted = to_reward.rows(record)
+    trl, other, adapted = to_reward.rows(record)
+    assert other[2:] == ["+0.20 (+0.10 to +0.30), 2.0 nats, 100 s", "2.0 nats, 10 s", "10.0"]
     assert trl == ["TRL, 1", "+0.00", "+0.30 (+0.20 to +0.40), 3.0 nats, 200 s", "3.0 nats, 15 s", "13.3"]
     assert adapted[2:] == ["+0.60 (+0.50 to +0.70), 6.0 nats, 50 s", "never", ""]
     record["before"] = curve(0.5)[0]
     assert to_reward.rows(record)[0][3:] == ["no more than before", ""]
     del record["sides"]["LoRA"]
-    assert [name for name, *_ in to_reward.rows(record)] == ["TRL, 1"]
+    assert [name for name, *_ in to_reward.rows(record)] == ["TRL, 1", "TRL, 2"]
 
 
 def test_a_check_asks_for_few_words_that_name_what_was_asked_about() -> None:
