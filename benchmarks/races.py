@@ -173,6 +173,7 @@ LORA = Side("TRL 1.12, LoRA", "peers.py", PPO, {"lora": True})
 DEFAULT = Side("whelp")
 FOUR = Side("whelp", settings={"trainable_layers": 4})
 ALL = Side("whelp", settings={"trainable_layers": "all"})
+ALL_LORA = Side("whelp", settings={"trainable_layers": "all", "lora_rank": 16})
 LIMIT = Side("limit", "limit.py")
 
 
@@ -194,6 +195,7 @@ RACES = (
     Race("ppo-8", "PPO, the default: 8 layers", ppo_iteration, (DEFAULT, TRL_PPO), 5, 1 / 3),
     Race("ppo-all", "PPO, all layers", ppo_iteration, (ALL, TRL_PPO), 1.3, 2 / 3),
     Race("ppo-lora", "PPO, 4 layers, against LoRA", ppo_iteration, (FOUR, LORA), 3),
+    Race("ppo-all-lora", "PPO, LoRA in all layers on both sides", ppo_iteration, (ALL_LORA, LORA)),
 )
 
 

@@ -382,6 +382,12 @@ class Recipe(Section):
         description="local: one process; fsdp: all that torchrun started; ray: actors on Ray; auto: one process, or torchrun's",
     )
     trainable_layers: TrainableLayers = Field(8, description="layers at the top that are trained; all: the whole model")
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="rank of adapters (LoRA) that are trained beside those layers instead of the layers; 0: no adapters",
+    )
+    lora_alpha: Rate = Field(32.0, description="lora_alpha / lora_rank scales what the adapters add")
     system_prompt: str | None = Field(None, description="system text put before every conversation")
     report_to: Literal["none", "tensorboard"] = Field(
         "none", description="where each step's numbers go besides metrics.jsonl"

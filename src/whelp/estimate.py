@@ -63,6 +63,12 @@ class Size:
     head: float
     layers: int
     trainable: int
+    lora_rank: int = 0
+
+    @property
+    def own(self) -> float:
+        """What each role has for itself: its branch, or adapters, as large as those of square maps."""
+        return self.branch * (min(1.0, 2 * self.lora_rank / self.hidden) if self.lora_rank else 1.0)
 
     @property
     def trunk(self) -> float:
@@ -150,7 +156,7 @@ def _best_time(work: Callable[[], None]) -> float:
 def size_of(folder: Path, recipe: Recipe) -> Size:
     shape = shape_of(read_json(folder / "config.json"))
     trainable = shape.layers if recipe.trainable_layers == "all" else min(shape.layers, int(recipe.trainable_layers))
-    return Size(shape.hidden, shape.layer, shape.table, shape.layers, trainable)
+    return Size(shape.hidden, shape.layer, shape.table, shape.layers, trainable, recipe.lora_rank)
 
 
 def _train(size: Size, speed: Speed, tokens: float, response: float, epochs: float) -> float:
@@ -328,12 +334,13 @@ def _audit(recipe: Recipe, place: Workplace, size: Size, speed: Speed) -> tuple[
 def _memory(size: Size, held_tokens: float) -> float:
     """Libraries, one copy of the model, four branches, optimizer state of two, and held activations."""
     held = 2 * held_tokens * size.hidden
-    return 700 + (2 * size.total + 4 * 2 * size.branch + 2 * 12 * size.branch + held) / 1e6 + 600
+    copies = 2 * size.branch if size.lora_rank else 0.0  # the reward model's layers are not the policy's
+    return 700 + (2 * size.total + copies + 4 * 2 * size.own + 2 * 12 * size.own + held) / 1e6 + 600
 
 
 def _disk(size: Size, stage: str) -> float:
     model = 2 * size.total / 1e6
-    checkpoint = 24 * size.branch / 1e6 if stage == "ppo" else 12 * size.branch / 1e6
+    checkpoint = 24 * size.own / 1e6 if stage == "ppo" else 12 * size.own / 1e6
     return 5.0 if stage in ("evaluate", "audit", "label", "revise", "feedback") else model + checkpoint
 
 

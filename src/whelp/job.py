@@ -33,7 +33,8 @@ def settings(*sections: str) -> Callable[[Workplace], dict[str, Any]]:
 
     def read(place: Workplace) -> dict[str, Any]:
         whole = place.recipe.model_dump(mode="json")
-        chosen = {name: whole[name] for name in (*common, *sections)}
+        lora = ("lora_rank", "lora_alpha") if place.recipe.lora_rank else ()
+        chosen = {name: whole[name] for name in (*common, *lora, *sections)}
         chosen.get("ppo", {}).pop("save_steps", None)
         chosen.get("ppo", {}).pop("save_total_limit", None)
         return chosen

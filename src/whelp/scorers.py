@@ -176,14 +176,13 @@ def classifier(place: Workplace, folder: Path) -> ClassifierReward:
 def critic(place: Workplace, engine: Engine, optimizer: OptimizerSpec) -> ModelSpec:
     """PPO's critic, at 0 to begin with. One of its own starts from the model that knows most of the score."""
     is_shared = place.recipe.ppo.critic == "shared"
-    return ModelSpec(
+    return place.spec(
+        None,
         copy_of="reward" if engine.has("reward") and not is_shared else "policy",
         shares_branch=is_shared,
         head="scalar",
         fresh_head=True,  # the reward model's own reads finished answers: before their end it is noise
         head_std=0.0,
-        trainable_layers=place.recipe.trainable_layers,
-        seed=place.recipe.seed,
         optimizer=optimizer,
     )
 

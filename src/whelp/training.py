@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whelp.config import DPOConfig, PPOConfig, RewardConfig, SFTConfig
-from whelp.engines.base import Engine, ModelSpec, OptimizerSpec, SamplingParams
+from whelp.engines.base import Engine, OptimizerSpec, SamplingParams
 from whelp.models.export import class_name
 from whelp.models.loading import has_vocabulary
 from whelp.runs.files import as_run_error
@@ -54,14 +54,8 @@ def train_reward_model(
     place.record_prompts(name, source)
     engine = place.engine(source, config.max_length)
     seed = place.recipe.seed + seed_offset
-    spec = ModelSpec(
-        source=source,
-        head="scalar",
-        trainable_layers=place.recipe.trainable_layers,
-        optimizer=optimizer(config),
-        members=config.members,
-        fresh_head=True,
-        seed=seed,
+    spec = place.spec(
+        source, head="scalar", optimizer=optimizer(config), members=config.members, fresh_head=True, seed=seed
     )
     engine.add("reward", spec)
     class_name(engine.config("reward"), "scalar")  # better known now than when it is to be written

@@ -15,6 +15,7 @@ from whelp.engines.base import Engine, ModelSpec
 from whelp.engines.devices import Compute, choose
 from whelp.engines.launch import maker_of
 from whelp.errors import DataError
+from whelp.models.adapters import LoRA
 from whelp.models.loading import context_of, load_tokenizer, refuse_other_vocabulary
 from whelp.models.sources import resolve
 from whelp.progress import Progress
@@ -142,7 +143,9 @@ class Workplace:
         engine.add(name, self.spec(folder, **changes))
 
     def spec(self, source: Path | None, **changes: Any) -> ModelSpec:
-        usual = {"trainable_layers": self.recipe.trainable_layers, "seed": self.recipe.seed}
+        recipe = self.recipe
+        lora = LoRA(recipe.lora_rank, recipe.lora_alpha) if recipe.lora_rank else None
+        usual = {"trainable_layers": recipe.trainable_layers, "lora": lora, "seed": recipe.seed}
         return ModelSpec(source=source, **(usual | changes))
 
     def stage(self, name: str, seed_offset: int = 0) -> Stage:

@@ -23,6 +23,7 @@ from whelp.engines.devices import Compute
 from whelp.errors import WhelpError
 from whelp.maths.policy import PPOLoss, PPOTargets, ValueLoss, ValueTargets
 from whelp.maths.preference import BradleyTerry, PreferenceTargets
+from whelp.models.adapters import LoRA
 from whelp.models.loading import load_tokenizer
 from whelp.text.chat import Chat
 from whelp.types import Message, Prompt, Sequences
@@ -43,15 +44,13 @@ def sequences() -> Sequences:
     return Sequences(tokens, masks, GROUPS)
 
 
-def course(engine: Engine, model: Path, folder: Path, state: Path | None, trainable: int | str) -> dict[str, Any]:
-    """Numbers of every kind; files of state and models go to `folder`."""
-    layers: Any = trainable
-    engine.add("policy", ModelSpec(model, trainable_layers=layers, optimizer=STEADY))
-    engine.add("reference", ModelSpec(copy_of="policy", trainable_layers=layers))
-    engine.add(
-        "value", ModelSpec(copy_of="policy", head="scalar", head_std=0.1, trainable_layers=layers, optimizer=STEADY)
-    )
-    engine.add("reward", ModelSpec(model, head="scalar", members=2, trainable_layers=layers, optimizer=STEADY))
+def course(engine: Engine, model: Path, folder: Path, state: Path | None, trained: dict[str, Any]) -> dict[str, Any]:
+    """Numbers of every kind; files of state and models go to `folder`. `trained`: which layers, and how."""
+    learns = {**trained, "optimizer": STEADY}
+    engine.add("policy", ModelSpec(model, **learns))
+    engine.add("reference", ModelSpec(copy_of="policy", **trained))
+    engine.add("value", ModelSpec(copy_of="policy", head="scalar", head_std=0.1, **learns))
+    engine.add("reward", ModelSpec(model, head="scalar", members=2, **learns))
     if state is not None:
         engine.load_state(state)
     result: dict[str, Any] = {"metrics": []}
@@ -63,7 +62,7 @@ def course(engine: Engine, model: Path, folder: Path, state: Path | None, traina
             result[name] = scores(engine, held.select(rows))
         engine.fit_posterior("reward", held, 4)
         result["variance"] = engine.reward_variance("reward", held).tolist()
-        engine.add("twin", ModelSpec(copy_of="policy", trainable_layers=layers))
+        engine.add("twin", ModelSpec(copy_of="policy", **trained))
         engine.remove("reference")
         result["twin"] = engine.logprobs("twin", held).logprobs.tolist()
     params = SamplingParams(n=2, temperature=1.0, max_new_tokens=8, key=("course",))
@@ -132,16 +131,18 @@ def read(arguments: Sequence[str]) -> tuple[Any, ...]:
     parser.add_argument("model", type=Path)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", default="2")
+    parser.add_argument("--lora", type=int, default=0)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--state", type=Path)
     given = parser.parse_args(arguments)
     layers = given.layers if given.layers == "all" else int(given.layers)
-    return given.model, given.folder, layers, given.dtype, given.state
+    trained = {"trainable_layers": layers, "lora": LoRA(given.lora, 2.0 * given.lora) if given.lora else None}
+    return given.model, given.folder, trained, given.dtype, given.state
 
 
-def run(make: Any, model: Path, folder: Path, layers: int | str, dtype: str, state: Path | None) -> None:
+def run(make: Any, model: Path, folder: Path, trained: dict[str, Any], dtype: str, state: Path | None) -> None:
     compute, chat = Compute(torch.device("cpu"), getattr(torch, dtype), 1, "tests"), Chat(load_tokenizer(model))
-    numbers = course(make(chat, compute), model, folder, state, layers)
+    numbers = course(make(chat, compute), model, folder, state, trained)
     numbers["mistakes"] = mistakes(make(chat, compute), model)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "numbers.json").write_text(json.dumps(numbers))

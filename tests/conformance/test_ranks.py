@@ -93,6 +93,17 @@ def test_three_ranks_whatever_the_family(family: str, layers: str, tiny_model_fo
 
 
 @pytest.mark.proof
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("layers", ["2", "all"])
+def test_ranks_with_adapters(family: str, layers: str, tiny_model_folder, tmp_path: Path):
+    """Their base is shared out, they are whole in each process."""
+    model, options = tiny_model_folder(family), ("--layers", layers, "--lora", "3")
+    expected = alone(model, tmp_path / "alone", *options)
+    assert_alike(together(2, model, tmp_path / "together", *options), expected)
+    assert_same_files(tmp_path / "together", tmp_path / "alone")
+
+
+@pytest.mark.proof
 def test_a_state_of_two_ranks_goes_on_at_one_and_at_four(tiny_model_folder, tmp_path: Path):
     model, state = tiny_model_folder("llama"), ("--state", str(tmp_path / "two" / "state"))
     together(2, model, tmp_path / "two")

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from whelp.errors import ModelError
 from whelp.maths.outputs import Loss, TokenScores
+from whelp.models.adapters import LoRA
 from whelp.text.chat import Chat
 from whelp.types import Completion, Prompt, Sequences
 
@@ -41,6 +43,8 @@ class ModelSpec:
     """With copy_of: the scalar head stands on the very branch of that model, and what is learned through it moves both."""
     head: Head = "lm"
     trainable_layers: int | Literal["all"] = 4
+    lora: LoRA | None = None
+    """Adapters are trained beside those layers, which several models then read; None: the layers are."""
     optimizer: OptimizerSpec | None = None
     """None: the model is frozen."""
     members: int = 1
@@ -50,6 +54,14 @@ class ModelSpec:
     head_std: float | None = None
     """Standard deviation of a fresh scalar head; None is 1 / sqrt(H + 1)."""
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source is None and self.copy_of is None:
+            raise ModelError("a ModelSpec needs a source folder or copy_of; both are empty.")
+        if self.members > 1 and self.head == "lm":
+            raise ModelError("members: only a scalar head can be an ensemble; a policy has one member.")
+        if self.shares_branch and (self.copy_of is None or self.head == "lm" or self.members > 1):
+            raise ModelError("shares_branch: one scalar head on the branch of copy_of; expected those three.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,141 +15,41 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from whelp.engines.base import Held, Metrics, ModelSpec, OptimizerSpec, SamplingParams, Term
+from whelp.engines.base import Held, Metrics, SamplingParams, Term
 from whelp.engines.batching import ACCELERATOR, PROCESSOR, pieces, response_index, targets_beside
 from whelp.engines.devices import Compute, choose, release_memory
 from whelp.engines.held import LocalHeld, own
-from whelp.engines.loaded import LocalModel, Member, frozen
+from whelp.engines.loaded import LocalModel, LocalModels, Member
 from whelp.engines.master import MasterWeights
 from whelp.engines.sampler import Sampler
 from whelp.engines.scoring import token_logprobs, token_logprobs_and_entropy
 from whelp.errors import ModelError, RunError, TrainingError
 from whelp.maths.outputs import LossSum, Quantity, Rewards, TokenScores, Values
 from whelp.maths.posterior import head_posterior
+from whelp.models.adapters import merged
 from whelp.models.heads import ScalarHead
 from whelp.models.layout import Layout, flat, padded, reads_flat, shared
-from whelp.models.loading import Source, load_source
 from whelp.models.trunk import LMHead, Trunk
 from whelp.text.chat import Chat, end_ids
 from whelp.types import Completion, Prompt, Sequences
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
-
 UPDATES_PER_RELEASE = 8
 
 
-class LocalEngine:
+class LocalEngine(LocalModels):
     """See `Engine`. `chat` renders prompts and decodes answers."""
 
     writes = True
     """False: this process computes with others, one of which writes what is saved and exported."""
 
     def __init__(self, chat: Chat, compute: Compute | None = None, temperature: float = 1.0):
+        super().__init__(compute or choose())
         self.chat = chat
-        self.compute = compute or choose()
         self.temperature = temperature
-        self.models: dict[str, LocalModel] = {}
-        self.trunks: dict[str, Trunk] = {}
         self.updates = 0
         self.sizes = PROCESSOR if self.compute.device.type == "cpu" else ACCELERATOR
         if self.compute.device.type == "cpu":
             torch.set_num_threads(self.compute.threads)
-
-    # -- models ---------------------------------------------------------------------------------------------------
-
-    def add(self, name: str, spec: ModelSpec) -> None:
-        if name in self.models:
-            raise ModelError(f"the engine already has a model {name!r}; give the new one another name.")
-        if spec.members > 1 and spec.head == "lm":
-            raise ModelError("members: only a scalar head can be an ensemble; a policy has one member.")
-        if spec.shares_branch and (spec.copy_of is None or spec.head == "lm" or spec.members > 1):
-            raise ModelError("shares_branch: one scalar head on the branch of copy_of; expected those three.")
-        model = self._copy(spec) if spec.copy_of else self._load(spec)
-        if spec.optimizer is not None:
-            trained: list[nn.Module] = []
-            for member in model.members:
-                if not spec.shares_branch:
-                    trained.append(member.branch)
-                if spec.head == "scalar" or not model.trunk.decoder:
-                    trained.append(member.head)
-            model.weights = self._weights(trained, spec.optimizer, spec.members)
-        self.models[name] = model
-
-    def _weights(self, modules: Sequence[nn.Module], optimizer: OptimizerSpec, members: int) -> MasterWeights:
-        return MasterWeights(modules, optimizer, members)
-
-    def remove(self, name: str) -> None:
-        if name not in self.models:
-            raise ModelError(f"the engine has no model {name!r} to remove; it has {', '.join(self.models) or 'none'}.")
-        del self.models[name]
-        release_memory()
-
-    def has(self, model: str) -> bool:
-        return model in self.models
-
-    def config(self, model: str) -> PretrainedConfig:
-        return self.models[model].source.config
-
-    def notes(self, model: str) -> tuple[str, ...]:
-        return self.models[model].source.notes
-
-    def _load(self, spec: ModelSpec) -> LocalModel:
-        if spec.source is None:
-            raise ModelError("a ModelSpec needs a source folder or copy_of; both are empty.")
-        source = load_source(spec.source, spec.head, self.compute, spec.trainable_layers)
-        trunk = self.trunks.setdefault(source.cut.trunk.key, source.cut.trunk)
-        self._let_go(source, trunk)
-        head = source.cut.head if spec.head == "lm" else source.scalar_head
-        assert head is not None
-        first = Member(source.cut.branch, head)
-        members = [first, *(source.member(i, copy.deepcopy(first)) for i in range(1, spec.members))]
-        for i, member in enumerate(members):
-            if isinstance(member.head, ScalarHead) and (spec.fresh_head or not source.has_scalar_head):
-                member.head.reset(spec.seed + i, spec.head_std)
-        return LocalModel(trunk, [frozen(m) for m in members], source, spec, None)
-
-    def _let_go(self, source: Source, trunk: Trunk) -> None:
-        """Of the source's own trunk, which is bit for bit the same."""
-        for mine, theirs in zip(source.cut.trunk.parameters(), trunk.parameters(), strict=True):
-            mine.data = theirs.data
-
-    def _copy(self, spec: ModelSpec) -> LocalModel:
-        origin = self.models.get(spec.copy_of or "")
-        if origin is None:
-            raise ModelError(
-                f"copy_of: there is no model {spec.copy_of!r}; the engine has {', '.join(self.models) or 'none'}."
-            )
-        if spec.head == "lm":
-            members = [self._copy_policy(origin, spec)]
-        else:
-            members = [self._copy_scalar(origin, spec, i) for i in range(spec.members)]
-        if not spec.shares_branch:  # what the other model trains stays trainable
-            members = [frozen(member) for member in members]
-        return LocalModel(origin.trunk, members, origin.source, spec, None)
-
-    def _copy_policy(self, origin: LocalModel, spec: ModelSpec) -> Member:
-        member = origin.members[0]
-        if isinstance(member.head, ScalarHead):
-            raise ModelError(f"copy_of: {spec.copy_of!r} has a scalar head, but a language model is needed here.")
-        if not origin.trunk.decoder:  # the head may be tied to the embedding: both are copied as one
-            return Member(*self._twins(member.branch, member.head))
-        (branch,) = self._twins(member.branch)
-        return Member(branch, member.head)
-
-    def _twins(self, *modules: nn.Module) -> Any:
-        """The same weights once more; what the modules share their twins share too."""
-        return copy.deepcopy(modules)
-
-    def _copy_scalar(self, origin: LocalModel, spec: ModelSpec, index: int) -> Member:
-        """Copy of member `index`, or of the first where the origin has no such member, with a head drawn anew."""
-        has_it = index < len(origin.members)
-        member = origin.members[index if has_it else 0]
-        if isinstance(member.head, ScalarHead) and has_it and not spec.fresh_head:
-            return Member(*self._twins(member.branch, member.head))
-        head = ScalarHead(origin.trunk.hidden_size).to(self.compute.device).reset(spec.seed + index, spec.head_std)
-        (branch,) = [member.branch] if spec.shares_branch else self._twins(member.branch)
-        return Member(branch, head)
 
     # -- sampling -------------------------------------------------------------------------------------------------
 
@@ -441,7 +340,7 @@ class LocalEngine:
         local.source.export(path, local.spec.head, members, gain, config, self._state_of, self.writes)
 
     def _state_of(self, module: nn.Module) -> Mapping[str, Tensor]:
-        return module.state_dict()
+        return dict(merged(module))
 
 
 def _refuse_nan(metrics: Metrics) -> None:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from whelp.engines.base import OptimizerSpec
+from whelp.models.adapters import adapters_of
 
 
 class MasterWeights:
-    """The trainable weights of one model.
+    """The trainable weights of one model: of modules with adapters, the adapters.
 
     The module computes with its own parameters (bf16, say). Gradients of each piece are added to the fp32 masters, the
     step is taken there, and the module's parameters are overwritten before `step` returns: no stale copy can exist.
@@ -25,7 +26,11 @@ class MasterWeights:
     """
 
     def __init__(self, modules: Sequence[nn.Module], spec: OptimizerSpec, members: int = 1):
-        named = [(i, name, p) for i, module in enumerate(modules) for name, p in module.named_parameters()]
+        named = [
+            (i, name, p)
+            for i, module in enumerate(modules)
+            for name, p in (adapters_of(module) or dict(module.named_parameters())).items()
+        ]
         unique: dict[int, tuple[int, str, nn.Parameter]] = {}
         for i, name, parameter in named:  # a tied weight is trained once, under its first name
             unique.setdefault(id(parameter), (i, name, parameter))

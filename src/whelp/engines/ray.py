@@ -11,8 +11,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ class Answerer:
         self.versions: dict[str, int] = {}
 
     def add(self, name: str, spec: ModelSpec) -> None:
-        self.engine.add(name, dataclasses.replace(spec, optimizer=None))
+        self.engine.add(name, dataclasses.replace(spec, optimizer=None, lora=None))
         self.versions[name] = 0
 
     def remove(self, name: str) -> None:
@@ -176,7 +177,7 @@ class RayEngine(DistributedEngine):
     def sample(self, model: str, prompts: Sequence[Prompt], params: SamplingParams) -> Iterator[Completion]:
         """In the order in which samplers finish."""
         version = self.versions[model]
-        weights = ray.put(self._tell("weights", model)) if version else None
+        weights = cache(lambda: ray.put(self._tell("weights", model)))  # gathered where a sampler lacks them
         waiting = {}
         for place in range(len(self.samplers)):
             if mine := list(prompts[place :: len(self.samplers)]):
@@ -203,10 +204,16 @@ class RayEngine(DistributedEngine):
             yield from completions
 
     def _ask(
-        self, place: int, model: str, prompts: Sequence[Prompt], params: SamplingParams, version: int, weights: Any
+        self,
+        place: int,
+        model: str,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        version: int,
+        weights: Callable[[], Any],
     ) -> Any:
         if self.loaded[place].get(model, 0) != version:
-            self.samplers[place].load.remote(model, version, weights)
+            self.samplers[place].load.remote(model, version, weights())
             self.loaded[place][model] = version
         return self.samplers[place].sample.remote(model, prompts, params)
 

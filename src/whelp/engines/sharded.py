@@ -24,7 +24,7 @@ from whelp.engines.shards import ShardedWeights, shard, state_of, template_of, t
 from whelp.maths.outputs import TokenScores
 from whelp.models.anatomy import anatomy_of
 from whelp.models.loading import Source
-from whelp.models.trunk import Trunk
+from whelp.models.trunk import Branch, Trunk
 from whelp.text.chat import Chat
 from whelp.types import Completion, Prompt, Sequences
 
@@ -94,7 +94,13 @@ class ShardedEngine(LocalEngine):
     # -- models ---------------------------------------------------------------------------------------------------
 
     def _load(self, spec: ModelSpec) -> LocalModel:
-        return self._sharded(super()._load(spec), spec)
+        model = self._sharded(super()._load(spec), spec)
+        plan, source = anatomy_of(model.source.model), model.source
+        here = getattr(model.members[0].branch.decoder, plan.layers)
+        for decoder in (source.cut.branch.decoder, getattr(source.model, plan.decoder)):
+            whole = getattr(decoder, plan.layers)
+            _stand_in(here, whole, len(whole) - len(here))
+        return model
 
     def _copy(self, spec: ModelSpec) -> LocalModel:
         return self._sharded(super()._copy(spec), spec)
@@ -107,7 +113,8 @@ class ShardedEngine(LocalEngine):
             if member.branch not in self.templates:
                 self.templates[member.branch], self.templates[member.head] = template_of(member.branch, member.head)
             decoder = member.branch.decoder
-            shard(decoder, getattr(decoder, layers), self.mesh, is_trained=spec.optimizer is not None)
+            is_trained = spec.optimizer is not None and spec.lora is None
+            shard(decoder, getattr(decoder, layers), self.mesh, is_trained)
         return model
 
     def _let_go(self, source: Source, trunk: Trunk) -> None:
@@ -116,12 +123,14 @@ class ShardedEngine(LocalEngine):
         plan = anatomy_of(source.model)
         theirs = getattr(trunk.decoder, plan.layers)
         for decoder in (source.cut.trunk.decoder, getattr(source.model, plan.decoder)):
-            mine = getattr(decoder, plan.layers)
-            for place, layer in enumerate(theirs):
-                mine[place] = layer
+            _stand_in(theirs, getattr(decoder, plan.layers), 0)
 
     def _twins(self, *modules: nn.Module) -> Any:
         return twins_of([self.templates[module] for module in modules], modules)
+
+    def _beside(self, branch: Branch) -> Branch:
+        """On a copy, where the layers are sharded: one share of a weight belongs to one layer."""
+        return self._twins(branch)[0] if branch in self.templates else super()._beside(branch)
 
     def _weights(self, modules: Sequence[nn.Module], optimizer: OptimizerSpec, members: int) -> MasterWeights:
         return ShardedWeights(modules, optimizer, members)
@@ -256,3 +265,9 @@ class ShardedEngine(LocalEngine):
 
     def _state_of(self, module: nn.Module) -> Mapping[str, Tensor]:
         return state_of(module, self.compute.dtype, is_kept=self.writes)
+
+
+def _stand_in(layers: nn.ModuleList, whole: nn.ModuleList, first: int) -> None:
+    """Put layers that are sharded where the same ones stand whole, which nothing reads any more."""
+    for place, layer in enumerate(layers, start=first):
+        whole[place] = layer

@@ -20,10 +20,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from whelp.engines.base import OptimizerSpec
 from whelp.engines.master import MasterWeights
+from whelp.models.adapters import adapters_of, merged
 
 
 def shard(decoder: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, is_trained: bool) -> None:
-    """Shard `layers`, which stand in `decoder`. The shares of trained ones are the fp32 masters of what is gathered."""
+    """Shard `layers`, which stand in `decoder`, but for adapters. The shares of trained ones are the fp32 masters of what is
+    gathered."""
     for layer in layers:
         if isinstance(layer, FSDPModule):
             continue
@@ -33,7 +35,7 @@ def shard(decoder: nn.Module, layers: Sequence[nn.Module], mesh: DeviceMesh, is_
             policy = MixedPrecisionPolicy(dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
             for parameter in layer.parameters():
                 parameter.data = parameter.data.float()
-        fully_shard(layer, mesh=mesh, mp_policy=policy)
+        fully_shard(layer, mesh=mesh, mp_policy=policy, ignored_params=set(adapters_of(layer).values()))
         _add_up_gradients(layer)
     if layers and not isinstance(decoder, FSDPModule):
         for name, value in list(vars(decoder).items()):  # those of a shell are the model's that it was cut from
@@ -164,7 +166,8 @@ def state_of(module: nn.Module, dtype: torch.dtype, is_kept: bool) -> dict[str, 
     """The weights of a module, gathered one by one, in the number format that it computes in; without memory where they are
     not kept."""
     found = {}
-    for name, tensor in module.state_dict().items():
-        all_of_it = gathered(tensor).detach()
-        found[name] = all_of_it.to("cpu" if is_kept else "meta", dtype if tensor.is_floating_point() else tensor.dtype)
+    for name, tensor in merged(module, gathered):
+        found[name] = tensor.detach().to(
+            "cpu" if is_kept else "meta", dtype if tensor.is_floating_point() else tensor.dtype
+        )
     return found

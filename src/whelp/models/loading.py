@@ -44,11 +44,14 @@ class Source:
     def config(self) -> PretrainedConfig:
         return self.model.config
 
+    def has_member(self, index: int) -> bool:
+        return (self.path / f"member-{index}").is_dir()
+
     def member(self, index: int, template: Any) -> Any:
         """Ensemble member `index`: `template` (branch and head) with the weights of the folder's `member-<index>`, or with
         its own where the folder holds no such member."""
         folder = self.path / f"member-{index}"
-        if folder.is_dir():
+        if self.has_member(index):
             from safetensors.torch import load_file
 
             state = load_file(folder / "model.safetensors")
