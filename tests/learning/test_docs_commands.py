@@ -267,6 +267,7 @@ def test_the_constitution(shop: Shop) -> None:
 
 
 def test_people_rank(shop: Shop) -> None:
+    models(shop, "runs/assistant")
     shop.follow("docs/annotate.md")
     shop.made("votes.jsonl", "runs/assistant/reward/model.safetensors")
     assert len((shop.folder / "votes.jsonl").read_text().splitlines()) >= 58  # 50 sampled, 8 imported
