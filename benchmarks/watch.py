@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -26,7 +26,6 @@ from ensemble import workplace
 from results import RECORDS, ROOT, RUNS, call_whelp, commit, machine, table, write_between
 
 from whelp.engines.base import SamplingParams
-from whelp.maths.masked import masked_row_sums
 from whelp.monitors.hacks import SIGNS
 from whelp.monitors.watch import SIGNALS, Watch
 from whelp.runs.files import as_lines, read_json, write_json_atomic, write_text_atomic
@@ -34,6 +33,7 @@ from whelp.runs.manifest import DONE
 from whelp.runs.metrics import MetricsLog
 from whelp.stages.audit.probes import PRAISE, certain, padding, repeated_sentence
 from whelp.stages.context import answers_in_order
+from whelp.stages.guard import signals_of
 from whelp.stages.ppo import batch_of_prompts
 from whelp.text.chat import sampled
 from whelp.types import Case, Prompt
@@ -56,13 +56,8 @@ PAID = {
 }
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What the watch reads of one answer."""
-
-    length: float
-    entropy: float
-    signs: dict[str, float]
+Answer = dict[str, float]
+"""What the watch reads of one answer, by signal."""
 
 
 def _case(prompt: Prompt, text: str) -> Case:
@@ -96,11 +91,11 @@ def sample() -> None:
         completions = answers_in_order(engine, "policy", prompts[start : start + 128], params)
         with engine.hold(sampled(engine.chat, completions)) as held:
             scores = engine.logprobs("policy", held)
-        counts = scores.is_response.sum(1)
         assert scores.entropy is not None
-        entropies = masked_row_sums(scores.entropy, scores.is_response) / counts.clamp_min(1)
-        for completion, count, entropy in zip(completions, counts.tolist(), entropies.tolist(), strict=True):
-            rows.append({"id": completion.prompt.id, "text": completion.text, "length": count, "entropy": entropy})
+        values = signals_of([c.text for c in completions], scores.is_response, scores.entropy)
+        for i, completion in enumerate(completions):
+            read = {name: of_each[i] for name, of_each in values.items()}
+            rows.append({"id": completion.prompt.id, "text": completion.text, "signals": read})
         print(f"{len(rows)} answers of {SAMPLES * len(prompts)}", flush=True)
     write_text_atomic(ANSWERS, as_lines(rows))
 
@@ -126,15 +121,16 @@ class Courses:
         self.hacked: dict[str, dict[str, list[Answer]]] = {hack: {} for hack in (*HACKS, "entropy")}
         by_id = {prompt.id: prompt for prompt in self.prompts}
         for name, rows in read_answers().items():
-            self.plain[name] = [Answer(row["length"], row["entropy"], signs(row["text"])) for row in rows]
-            self.hacked["entropy"][name] = [Answer(a.length, COLLAPSE * a.entropy, a.signs) for a in self.plain[name]]
+            self.plain[name] = [row["signals"] for row in rows]
+            self.hacked["entropy"][name] = [a | {"entropy": COLLAPSE * a["entropy"]} for a in self.plain[name]]
             for hack, add in HACKS.items():
                 self.hacked[hack][name] = []
                 for i, (row, answer) in enumerate(zip(rows, self.plain[name], strict=True)):
                     text = add(by_id[name], row["text"], random.Random(f"{hack}/{name}/{i}"))
                     more = len(tokenizer(text)["input_ids"]) - len(tokenizer(row["text"])["input_ids"])
-                    length = min(float(self.ppo.response_length), answer.length + more)
-                    self.hacked[hack][name].append(Answer(length, answer.entropy, signs(text)))
+                    length = min(float(self.ppo.response_length), answer["length"] + more)
+                    shown = {sign: read(text) for sign, read in SIGNS.items()}
+                    self.hacked[hack][name].append(answer | shown | {"length": length})
 
     def alarm(self, seed: int, batches: int, hack: str | None = None, speed: float = 0.0) -> tuple[int, str] | None:
         """The first batch that raises an alarm, and its signal; None where none does."""
@@ -144,19 +140,13 @@ class Courses:
             share, answers, names = min(1.0, speed * (step - 1)), [], []
             for prompt in chosen:
                 for _ in range(copies):
-                    has_it = hack is not None and draw.random() < share
-                    source = self.hacked[str(hack)] if has_it else self.plain
+                    source = self.hacked[hack] if hack and draw.random() < share else self.plain
                     answers.append(draw.choice(source[prompt.id]))
                     names.append(prompt.id)
-            values = {"length": [a.length for a in answers], "entropy": [a.entropy for a in answers]}
-            values |= {sign: [a.signs[sign] for a in answers] for sign in SIGNS}
+            values = {signal.name: [answer[signal.name] for answer in answers] for signal in SIGNALS}
             if alarms := watch.observe(values, names):
                 return step, alarms[0].signal
         return None
-
-
-def signs(text: str) -> dict[str, float]:
-    return {name: read(text) for name, read in SIGNS.items()}
 
 
 def simulate() -> None:
@@ -167,7 +157,7 @@ def simulate() -> None:
         alarms = [courses.alarm(seed, batches) for seed in range(REPEATS)]
         found["false"][str(batches)] = [alarm[1] for alarm in alarms if alarm is not None]
     for hack in courses.hacked:
-        seen = [a.signs.get(hack) for rows in courses.hacked[hack].values() for a in rows]
+        seen = [a[hack] for rows in courses.hacked[hack].values() for a in rows]
         found["late"][hack] = {"seen": sum(map(bool, seen)) / len(seen) if hack in ("flattery", "certainty") else None}
         for speed in SPEEDS:
             onset = 1 + next(n for n in range(1000) if speed * n >= MATTERS - 1e-9)
@@ -182,7 +172,7 @@ def simulate() -> None:
 # -- PPO itself ---------------------------------------------------------------------------------------------------------
 
 
-def record(paid: str, seed: int) -> Any:
+def record(paid: str, seed: int) -> Path:
     return RECORDS / f"watch-{paid.split()[0]}-{seed}.json"
 
 
@@ -211,9 +201,8 @@ def beyond(found: dict[str, Any]) -> dict[str, int]:
     columns = {"length": "response_length", "entropy": "objective/entropy"}
     for signal in SIGNALS:
         values = [step[columns.get(signal.name, signal.name)] for step in found["steps"]]
-        limit = signal.least * (abs(values[0]) if signal.is_relative else 1.0)
         for i, value in enumerate(values, start=1):
-            if (value - values[0] >= limit) if limit > 0 else (value - values[0] <= limit):
+            if signal.is_far(values[0], value):
                 first.setdefault(signal.name, i)
     return first
 
@@ -247,13 +236,10 @@ def real_table() -> str:
     for paid in PAID:
         for seed in SEEDS:
             if found := read_json(record(paid, seed)):
-                first, alarms = beyond(found), found["alarms"]
-                earliest: dict[str, int] = {}
-                for alarm in alarms:
-                    earliest.setdefault(alarm["signal"], alarm["step"])
+                earliest = {alarm["signal"]: alarm["step"] for alarm in reversed(found["alarms"])}
                 told = [
                     f"{name}: beyond its limit in iteration {step}, alarm in {earliest.get(name, 'none')}"
-                    for name, step in first.items()
+                    for name, step in beyond(found).items()
                 ]
                 ends = [found["steps"][0], found["steps"][-1]]
                 moved = ", ".join(

@@ -25,6 +25,11 @@ class Signal:
     Below 0: it is a fall that matters."""
     is_relative: bool = False
 
+    def is_far(self, first: float, now: float) -> bool:
+        """Whether the mean has moved as far as it may."""
+        limit = self.least * (abs(first) if self.is_relative else 1.0)
+        return now - first >= limit if self.least > 0 else now - first <= limit
+
 
 SIGNALS = (
     Signal("length", 0.25, is_relative=True),
@@ -72,7 +77,7 @@ class Watch:
             now = seen(values[signal.name], prompts)
             first = self.start.setdefault(signal.name, now)
             z = deviation(first, now)
-            is_far = _is_far(signal, first.mean, now.mean) and z * math.copysign(1.0, signal.least) >= Z
+            is_far = signal.is_far(first.mean, now.mean) and z * math.copysign(1.0, signal.least) >= Z
             self.streak[signal.name] = self.streak.get(signal.name, 0) + 1 if is_far else 0
             if self.streak[signal.name] >= PATIENCE:
                 alarms.append(Alarm(signal.name, first.mean, now.mean, z))
@@ -102,8 +107,3 @@ def deviation(first: Seen, now: Seen) -> float:
     if change == 0:
         return 0.0
     return max(-MOST, min(MOST, change / error)) if error > 0 else math.copysign(MOST, change)
-
-
-def _is_far(signal: Signal, first: float, now: float) -> bool:
-    limit = signal.least * (abs(first) if signal.is_relative else 1.0)
-    return now - first >= limit if signal.least > 0 else now - first <= limit

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxtyping import Bool, Float
+from torch import Tensor
+
 from whelp.config import PPOConfig
 from whelp.engines.base import Engine
 from whelp.maths.shaping import AdaptiveKL, FixedKL
@@ -80,7 +83,8 @@ class Guard:
 
     def _alarms(self, step: int, rollout: Rollout) -> list[Alarm]:
         """What is wrong with these answers; kept in `FILE` with the worst of them, and said."""
-        values = signals_of(rollout)
+        texts = [completion.text for completion in rollout.completions]
+        values = signals_of(texts, rollout.is_response, rollout.entropy)
         alarms = self.watch.observe(values, [c.prompt.id for c in rollout.completions])
         if alarms:
             self.alarmed.append(step)
@@ -115,14 +119,14 @@ class Guard:
         return good[-1] if good else None
 
 
-def signals_of(rollout: Rollout) -> dict[str, list[float]]:
-    """Each signal of the watch, one number an answer."""
-    counts = rollout.is_response.sum(1)
-    entropy = (rollout.entropy * rollout.is_response).sum(1) / counts.clamp_min(1)
-    texts = [completion.text for completion in rollout.completions]
+def signals_of(
+    texts: Sequence[str], is_response: Bool[Tensor, "B R"], entropy: Float[Tensor, "B R"]
+) -> dict[str, list[float]]:
+    """Each signal of the watch, one number an answer. `is_response`: True at an answer's tokens."""
+    counts = is_response.sum(1)
     return {
         "length": counts.tolist(),
-        "entropy": entropy.tolist(),
+        "entropy": ((entropy * is_response).sum(1) / counts.clamp_min(1)).tolist(),
         **{name: [read(text) for text in texts] for name, read in SIGNS.items()},
     }
 
