@@ -118,11 +118,17 @@ class LocalModels:
         head = source.cut.head if spec.head == "lm" else source.scalar_head
         assert head is not None
         first = Member(source.cut.branch, head)
-        members = [first, *(source.member(i, copy.deepcopy(first)) for i in range(1, spec.members))]
+        lora = spec.lora if spec.optimizer else None
+
+        def template(i: int) -> Member:
+            if lora and not source.has_member(i):  # adapters stand beside the first one's weights
+                return Member(first.branch, copy.deepcopy(first.head))
+            return copy.deepcopy(first)
+
+        members = [first, *(source.member(i, template(i)) for i in range(1, spec.members))]
         for i, member in enumerate(members):
-            if spec.lora and spec.optimizer:
-                own = member.branch if source.has_member(i) else first.branch
-                member = members[i] = Member(add_adapters(self._beside(own), spec.lora, spec.seed + i), member.head)
+            if lora:
+                member.branch = add_adapters(self._beside(member.branch), lora, spec.seed + i)
             if isinstance(member.head, ScalarHead) and (spec.fresh_head or not source.has_scalar_head):
                 member.head.reset(spec.seed + i, spec.head_std)
         return LocalModel(trunk, [frozen(m) for m in members], source, spec, None)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,17 +65,16 @@ def adapters_of(module: nn.Module) -> dict[str, nn.Parameter]:
 @torch.no_grad()
 def merged(module: nn.Module, whole: Callable[[Tensor], Tensor] = Tensor.detach) -> Iterator[tuple[str, Tensor]]:
     """The state of a module without adapters that computes the same, up to the rounding of its weights. `whole` gives all of a
-    weight of which less is kept here."""
-    added = {
-        f"{name}.base_layer.weight": layer.get_delta_weight(layer.active_adapters[0])  # pyright: ignore
-        for name, layer in module.named_modules()
-        if hasattr(layer, "base_layer")
+    weight of which less is kept here. One weight is made at a time."""
+    adapted: dict[str, Any] = {
+        f"{name}.base_layer.weight": layer for name, layer in module.named_modules() if hasattr(layer, "base_layer")
     }
     for name, part in module.state_dict().items():
         if not _is_adapter(name):
             weight = whole(part)
-            if name in added:
-                weight = (weight.float() + added[name].float()).to(weight.dtype)
+            if layer := adapted.get(name):
+                added = layer.get_delta_weight(layer.active_adapters[0])
+                weight = (weight.float() + added.float()).to(weight.dtype)
             yield name.replace(".base_layer.", "."), weight
 
 
