@@ -6,11 +6,10 @@ many nats.
 
 The check is that of an answer in few words that names what was asked about, which no model here gives to begin with and any
 learns to. All sides start from the same model and learn from the same prompts and checks, each with settings of its own: whelp's
-are the default recipe's, TRL's its own defaults and several learning rates without and with LoRA.
-They learn one after the other, in turns of as many episodes, and behind each turn the policy is written down, which costs
-nobody time. One process then samples each policy on held-out prompts: what the check says of its answers, and its KL to the model
-that all began with. `benchmarks/results/speed/to-reward-<machine>-<number format>.json` grows with each side: stop and go on at
-will.
+are the default recipe's, TRL's its own defaults and several learning rates without and with LoRA. They learn one after the
+other, in turns of as many episodes, and behind each turn the policy is written down, which costs nobody time. One process then
+samples each policy on held-out prompts: what the check says of its answers, and its KL to the model that all began with.
+`benchmarks/results/speed/to-reward-<machine>-<number format>.json` grows with each side: stop and go on at will.
 """
 
 from __future__ import annotations
@@ -175,7 +174,8 @@ def rows(record: dict[str, Any]) -> list[list[str]]:
     ours, before = record["sides"]["whelp"], record["before"]["reward"]["mean"]
     earned = [before, *_rewards(ours)]
     result = []
-    for name, side in ((name, side) for name, side in record["sides"].items() if name != "whelp"):
+    peers = {name: side for name, side in record["sides"].items() if name != "whelp"}
+    for name, side in peers.items():
         top = max(range(len(side["curve"])), key=_rewards(side).__getitem__)
         wanted, kl = (side["curve"][top][key] for key in ("reward", "kl"))
         took, turns = sum(side["seconds"][: top + 1]), reaching(earned, wanted["mean"])
