@@ -117,7 +117,8 @@ class Shop:
         return result.output
 
     def serve(self, arguments: list[str]) -> None:
-        """Until a page comes."""
+        """Until a page comes; the endpoint has none but its list of models."""
+        path = "/v1/models" if arguments[0] == "serve" else "/"
         with closing(socket.socket()) as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -127,7 +128,7 @@ class Shop:
             while True:
                 try:
                     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-                    with opener.open(f"http://127.0.0.1:{port}/", timeout=5) as page:
+                    with opener.open(f"http://127.0.0.1:{port}{path}", timeout=5) as page:
                         assert page.status == 200
                         return
                 except OSError:
